@@ -1,0 +1,3 @@
+"""Self-supervised pretraining for unlabeled retinal archives."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Raw files -> clean, de-identified shards. Nothing here imports torch."""

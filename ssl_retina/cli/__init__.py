@@ -1,0 +1,32 @@
+"""The command line: `ssl-retina VERB ...`. Each group of verbs is one file; heavy imports happen inside.
+
+User errors end with one message and their exit code; everything else keeps its traceback.
+"""
+
+import sys
+
+import typer
+
+from ssl_retina.cli import archive, demo, pretrain, probe, release
+from ssl_retina.errors import UserError
+
+app = typer.Typer(
+    name="ssl-retina",
+    help="Unlabeled retinal archive -> de-identified shards -> pretraining -> checkpoint for timm -> probe.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+for _group in (demo, archive, pretrain, release, probe):
+    _group.register(app)
+
+
+def main() -> None:
+    """Run one verb; turn a user's error into its message and exit code."""
+    try:
+        app()
+    except UserError as error:
+        print(f"ssl-retina: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,220 @@
+"""A YAML file and overrides -> one frozen `Run`; all mistakes at once, with file, line and suggestion.
+
+Defaults live beside the types here and in the method files. Derived values are properties; nothing is
+written back into a config.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+
+from ssl_retina import config_text
+from ssl_retina.config_text import Source
+from ssl_retina.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A frozen section in which an unknown key is an error; method files derive their `Config` from it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _one_or_several(value: object) -> object:
+    several = [value] if isinstance(value, str) else value
+    if isinstance(several, list) and all(isinstance(one, str) for one in several):
+        return tuple(several)
+    return several
+
+
+Positive = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Data(Section):
+    """Which samples are trained on, and in which batches.
+
+    shards: folders with an `index.json`, one or several.
+    where: conditions on the index's columns joined by `and`, such as `split != test and modality == fundus`.
+    exclude: a file of sample or patient pseudonyms, one a line, that are left out.
+    batch_size: samples of one optimiser step over all ranks.
+    workers: loader processes of each rank.
+    held_out: share of the patients kept out of training, on which the held-out loss is measured.
+    """
+
+    shards: Annotated[tuple[Path, ...], BeforeValidator(_one_or_several), Field(min_length=1)]
+    batch_size: Positive
+    where: str | None = None
+    exclude: Path | None = None
+    workers: Natural = 2
+    held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+
+
+class Model(Section):
+    """The encoder: a ViT by its timm name; `depth` shortens it for trials."""
+
+    name: str = "vit_small_patch16_224"
+    image_size: Positive = 224
+    patch_size: Positive = 16
+    depth: Positive | None = None
+    drop_path: Share = 0.0
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> "Model":
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})"
+            )
+        return self
+
+
+class Optim(Section):
+    """AdamW. `learning_rate` is per 256 samples of the global batch; `layer_decay` 1.0 is none."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1.5e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class Schedule(Section):
+    """Linear warm-up, then a cosine down to `final_fraction` of the peak, by optimiser step."""
+
+    warmup_steps: Natural = 0
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class Train(Section):
+    """How the steps are computed. `skipped_limit`: non-finite steps in a row before the run stops."""
+
+    steps: Positive
+    precision: Literal["bf16", "fp32"] = "bf16"
+    zero_stage: Literal[1, 2] = 1
+    accumulate: Positive = 1
+    activation_checkpointing: bool = False
+    skipped_limit: Positive = 10
+
+
+class Checkpoint(Section):
+    """When the run is saved, and how many of the newest checkpoints stay."""
+
+    every_steps: Positive = 500
+    keep: Annotated[int, Field(ge=2)] = 3
+
+
+class Tracking(Section):
+    """What is written down. `metrics.jsonl` always; wandb stays on this machine unless `online`.
+
+    labels, task: a labels file and a task (as for `probe`) for the online kNN score; never used in training.
+    """
+
+    every_steps: Positive = 10
+    evaluate_every_steps: Positive = 100
+    wandb: Literal["offline", "online", "off"] = "offline"
+    project: str = "ssl-retina"
+    tensorboard: bool = False
+    labels: Path | None = None
+    task: str | None = None
+
+    @model_validator(mode="after")
+    def _labels_with_task(self) -> "Tracking":
+        if (self.labels is None) != (self.task is None):
+            raise ValueError("labels and task belong together: give both for the online kNN, or neither")
+        return self
+
+
+class Run(Section):
+    """One pretraining run; `method` is validated by the method file's own `Config`."""
+
+    out: Path
+    data: Data
+    method: Section
+    train: Train
+    seed: Natural = 0
+    model: Model = Model()
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    checkpoint: Checkpoint = Checkpoint()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Run":
+        if self.schedule.warmup_steps >= self.train.steps:
+            raise ValueError(
+                f"schedule.warmup_steps ({self.schedule.warmup_steps}) must be below "
+                f"train.steps ({self.train.steps})"
+            )
+        if self.data.batch_size % self.train.accumulate:
+            raise ValueError(
+                f"data.batch_size ({self.data.batch_size}) must be a multiple of "
+                f"train.accumulate ({self.train.accumulate})"
+            )
+        return self
+
+    @property
+    def method_name(self) -> str:
+        """The name of the method's file."""
+        return str(getattr(self.method, "name"))  # noqa: B009 - declared by every method's own Config
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate after warm-up: linear in the batch (Goyal et al. 2017)."""
+        return self.optim.learning_rate * self.data.batch_size / 256
+
+    def dump(self) -> dict[str, Any]:
+        """Plain JSON values, as they stand beside a checkpoint."""
+        return self.model_dump(mode="json")
+
+
+Resolve = Callable[[str], type[Section] | None]
+
+
+def load(path: Path, overrides: Sequence[str], resolve: Resolve, methods: Sequence[str] = ()) -> Run:
+    """Read one config.
+
+    `resolve` gives a method's `Config` by name, or None for an unknown one; `methods` are the names to
+    choose from. Raises ConfigError that lists every problem.
+    """
+    source = config_text.read(path, overrides)
+    return validate(source, resolve, methods)
+
+
+def parse(content: Mapping[str, Any], resolve: Resolve) -> Run:
+    """A config from plain values, such as the JSON beside a checkpoint."""
+    return validate(config_text.from_values(content), resolve)
+
+
+def validate(source: Source, resolve: Resolve, methods: Sequence[str] = ()) -> Run:
+    """Check a config's values against the types of `Run` and of its method."""
+    problems = list(source.problems)
+    config_type, trouble = _method_config(source, resolve, methods)
+    problems.extend(trouble)
+    type_of_run = create_model("Run", __base__=Run, method=(config_type, ...))
+    run, wrong = config_text.check(type_of_run, source, skip=("method",) if trouble else ())
+    problems.extend(wrong)
+    if problems:
+        raise ConfigError(source.name, problems)
+    assert isinstance(run, Run)
+    return run
+
+
+def _method_config(
+    source: Source, resolve: Resolve, methods: Sequence[str]
+) -> tuple[type[Section], Sequence[str]]:
+    section = source.values.get("method")
+    name = section.get("name") if isinstance(section, dict) else None
+    choices = f"one of: {', '.join(methods)}" if methods else "the name of a method"
+    if not isinstance(name, str):
+        where = source.place(("method", "name"), ("method",))
+        return Section, (f"method.name: required, not given; {choices}   {where}",)
+    found = resolve(name)
+    if found is None:
+        hint = config_text.did_you_mean(name, methods)
+        return Section, (
+            f"method.name: no method {name!r}{hint}; {choices}   {source.place(('method', 'name'))}",
+        )
+    return found, ()

@@ -1,0 +1,137 @@
+"""The small types that data, methods and trainer speak to each other, and the one source of randomness.
+
+A method states the views that it needs (`ViewSpec`), the loader gives them (`Batch`), the trainer says
+where the run stands (`Clock`), the method answers with its loss (`Output`).
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """Which views of a photograph a method wants; `recipe` names how they are drawn (`data/views.py`)."""
+
+    recipe: str
+    global_views: int
+    global_size: int
+    local_views: int = 0
+    local_size: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a global batch; views come first, as papers write them.
+
+    global_views: (views, batch, 3, height, width); uint8 from the loader, normalised float32 after
+        `data.views.finish`.
+    local_views: the same for local crops, or None.
+    keys: the samples' pseudonyms.
+    position: (batch,) int64, each sample's place in the endless global order.
+    group: (batch,) int64, which patients belong together (one number per group of patients).
+    field_of_view: (views, batch, 4) float32: centre x, centre y, radius x, radius y of the illuminated
+        field in pixels of the view; NaN where it is unknown.
+    """
+
+    global_views: Tensor
+    local_views: Tensor | None
+    keys: tuple[str, ...]
+    position: Tensor
+    group: Tensor
+    field_of_view: Tensor
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where the run stands. It knows no rank: every random choice is a function of seed and position."""
+
+    step: int
+    total: int
+    seed: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        return self.step / max(self.total, 1)
+
+    def uniform(self, purpose: str, position: Tensor, count: int, view: int = 0) -> Tensor:
+        """Draw (batch, count) float32 in [0, 1): see `uniform`."""
+        return uniform(self.seed, purpose, position, count, view)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a method answers: a scalar loss, scalars to log (still on the device), features for health."""
+
+    loss: Tensor
+    logs: Mapping[str, Tensor] = field(default_factory=dict)
+    features: Tensor | None = None
+
+
+class Encoder(Protocol):
+    """What a method may ask of the encoder (`models/encoder.py`)."""
+
+    width: int
+    depth: int
+    patch_size: int
+    grid: int
+    prefix_tokens: int
+
+    def __call__(self, images: Tensor, clock: Clock, position: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Tokens (batch, prefix + kept, width) of images (batch, 3, H, W); `keep` (batch, kept) int64."""
+        ...
+
+
+MakeEncoder = Callable[[], nn.Module]
+Weights = Callable[[nn.Parameter], Tensor]
+
+
+class Method(Protocol):
+    """One file in `methods/`: beside this class it gives `Config` and `views(config, image_size)`."""
+
+    def __call__(self, batch: Batch, clock: Clock) -> Output:
+        """Everything the paper says, in reading order."""
+        ...
+
+    def after_step(self, clock: Clock, weights: Weights) -> None:
+        """Follow the student; called only when the optimiser's step was really applied."""
+        ...
+
+    def exported(self) -> nn.Module:
+        """Give the encoder that is the product."""
+        ...
+
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer
+_FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_SECOND = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shifted(value: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's own keeps the sign."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mixed(value: Tensor) -> Tensor:
+    """SplitMix64's finaliser (Steele, Lea and Flood 2014): int64 arithmetic that wraps, on any device."""
+    value = (value ^ _shifted(value, 30)) * _FIRST
+    value = (value ^ _shifted(value, 27)) * _SECOND
+    return value ^ _shifted(value, 31)
+
+
+def uniform(seed: int, purpose: str, position: Tensor, count: int, view: int = 0) -> Tensor:
+    """Draw `count` numbers for every position: (batch, count) float32 in [0, 1).
+
+    A pure function of (seed, purpose, position, view): drawing 8 positions equals drawing 4 twice, on
+    every device and in every process, which is what makes two ranks equal one and a resume exact.
+    """
+    name = f"{seed}/{purpose}/{view}".encode()
+    stream = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little", signed=True)
+    index = torch.arange(1, count + 1, dtype=torch.int64, device=position.device)
+    state = _mixed(_mixed(position + stream)[:, None] + index * _GOLDEN)
+    return _shifted(state, 40).to(torch.float32) / (1 << 24)

@@ -1,0 +1,1 @@
+"""Shards -> batches: order by arithmetic, views by recipe."""

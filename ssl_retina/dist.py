@@ -1,0 +1,80 @@
+"""Rank, world and the few collectives of this program; a single process needs no process group.
+
+In: tensors or small objects of one rank. Out: what all ranks agree on.
+"""
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as c10d
+from torch import Tensor
+
+
+def rank() -> int:
+    """This process's number among all."""
+    return c10d.get_rank() if c10d.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return c10d.get_world_size() if c10d.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """This process's number on its machine: which GPU it owns."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def is_first() -> bool:
+    """Whether this process writes for all."""
+    return rank() == 0
+
+
+def device() -> torch.device:
+    """The device of this rank: its GPU, or the CPU where there is none."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", local_rank())
+    return torch.device("cpu")
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if c10d.is_initialized():
+        c10d.barrier()
+
+
+def maximum(value: float) -> float:
+    """The largest value of all ranks: how a flag of one becomes the decision of all."""
+    if not c10d.is_initialized():
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device())
+    c10d.all_reduce(tensor, op=c10d.ReduceOp.MAX)
+    return float(tensor.item())
+
+
+def mean(value: Tensor) -> Tensor:
+    """The mean over ranks of a detached scalar or vector."""
+    if not c10d.is_initialized():
+        return value.detach()
+    total = value.detach().clone()
+    c10d.all_reduce(total)
+    return total / world_size()
+
+
+def broadcast(value: Any) -> Any:
+    """The first rank's small object, on every rank."""
+    if not c10d.is_initialized():
+        return value
+    holder = [value]
+    c10d.broadcast_object_list(holder, src=0, device=device())
+    return holder[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's small object, in rank order, on every rank."""
+    if not c10d.is_initialized():
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    c10d.all_gather_object(gathered, value)
+    return gathered

@@ -1,0 +1,124 @@
+"""Files appear whole or not at all, and a folder has one writer (law 9).
+
+In: bytes or a function that writes. Out: the file under its final name, complete and on disk, or no file.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ssl_retina.errors import StateError
+
+LOCK_NAME = ".lock"
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def whole(path: Path, mode: int = 0o644) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success it is fsynced and renamed, on failure removed."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDWR)
+        try:
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write `content` whole."""
+    with whole(path, mode) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, content: Any, mode: int = 0o644) -> None:
+    """Write JSON whole: sorted keys and one trailing newline, so that equal content gives equal bytes."""
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode(), mode)
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
+def _started(pid: int) -> str | None:
+    """The kernel's start time of a process: tells a live holder from another process with its number."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return None
+
+
+def _alive(holder: dict[str, Any]) -> bool:
+    if holder.get("host") != socket.gethostname():
+        return bool(holder)  # another machine's process cannot be looked at: believe the file
+    pid = holder.get("pid")
+    if not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return _started(pid) == holder.get("started")
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a folder as its only writer; a dead holder's lock on this machine is taken over.
+
+    Raises StateError that names the holder where another process is writing.
+    """
+    path = folder / LOCK_NAME
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    candidate = folder / f"{LOCK_NAME}-{os.getpid()}"
+    candidate.write_text(json.dumps(mine))
+    try:
+        while True:
+            try:
+                os.link(candidate, path)  # atomic, and the lock is never seen empty
+                break
+            except FileExistsError:
+                holder = _holder(path)
+                if _alive(holder):
+                    raise StateError(
+                        f"{folder} is being written by process {holder.get('pid')} on {holder.get('host')}: "
+                        f"wait for it, or end it; if that machine is gone, remove {path}"
+                    ) from None
+                path.unlink(missing_ok=True)
+    finally:
+        candidate.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

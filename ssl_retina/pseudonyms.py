@@ -1,0 +1,110 @@
+"""Keyed pseudonyms: the same patient or image gets the same name under one key, and nobody without it.
+
+In: an id as an archive or a labels file writes it. Out: 26 letters and digits (128 bit, base32) that go
+into shards, ledgers and joins. Hashing without a key is refused: patient numbers can be tried in seconds.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+import unicodedata
+from pathlib import Path, PurePosixPath
+
+from ssl_retina import files
+from ssl_retina.errors import StateError
+
+KEY_BYTES = 32
+KEY_VARIABLE = "SSL_RETINA_KEY_FILE"
+NORMALISATION = "NFKC, stripped, case-folded, inner spaces joined, leading zeros of plain numbers dropped"
+
+
+def default_key_file() -> Path:
+    """The key file of this user: `SSL_RETINA_KEY_FILE`, or `ssl-retina/key` in the config folder."""
+    named = os.environ.get(KEY_VARIABLE)
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "ssl-retina" / "key"
+
+
+def make_key(path: Path) -> None:
+    """Write a new random key with mode 0600; never replaces one."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.exists():
+        raise StateError(f"{path} exists: a key is never replaced, since the pseudonyms hang on it")
+    files.write_bytes(path, secrets.token_hex(KEY_BYTES).encode() + b"\n", mode=0o600)
+
+
+def read_key(path: Path | None = None) -> bytes:
+    """The key's bytes; without `path` the user's own key, made on first use.
+
+    Raises StateError for a key that is missing where one was named, short, or open to other users.
+    """
+    given = path or (Path(os.environ[KEY_VARIABLE]) if os.environ.get(KEY_VARIABLE) else None)
+    path = given or default_key_file()
+    if not path.exists() and given is None:
+        make_key(path)
+    if not path.is_file():
+        raise StateError(
+            f"key file {path} does not exist. Shards that were made with it can only be joined with it; "
+            f"for a new archive make one: (umask 077; openssl rand -hex 32 > {path})"
+        )
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise StateError(f"key file {path} can be read by other users: chmod 600 {path}")
+    content = path.read_bytes().strip()
+    try:
+        key = bytes.fromhex(content.decode("ascii"))
+    except (UnicodeDecodeError, ValueError):
+        key = content
+    if len(key) < KEY_BYTES:
+        raise StateError(f"key file {path} holds {len(key)} bytes; {KEY_BYTES} random bytes are needed")
+    return key
+
+
+def check_key_place(path: Path, output: Path) -> None:
+    """Refuse a key inside an output folder or inside a git checkout: it would travel with them."""
+    resolved = path.resolve()
+    if resolved.is_relative_to(output.resolve()):
+        raise StateError(f"key file {path} lies inside the output {output}: move it out")
+    for folder in resolved.parents:
+        if (folder / ".git").exists():
+            raise StateError(f"key file {path} lies inside the git checkout {folder}: move it out")
+
+
+def normalise(identifier: str) -> str:
+    """An id in the one spelling that is hashed: see NORMALISATION."""
+    text = " ".join(unicodedata.normalize("NFKC", identifier).split()).casefold()
+    return (text.lstrip("0") or "0") if text.isdecimal() else text
+
+
+def normalise_path(relative: str) -> str:
+    """A path inside an archive in the one spelling that is hashed (case is kept: it tells files apart)."""
+    return PurePosixPath(unicodedata.normalize("NFC", relative.replace(os.sep, "/"))).as_posix()
+
+
+def _pseudonym(key: bytes, kind: str, site: str, text: str) -> str:
+    message = "\0".join((kind, site, text)).encode("utf-8", "surrogateescape")
+    digest = hmac.new(key, message, hashlib.sha256).digest()[:16]
+    return base64.b32encode(digest).decode("ascii").rstrip("=").lower()
+
+
+def patient(key: bytes, identifier: str, site: str = "") -> str:
+    """Pseudonym of a patient."""
+    return _pseudonym(key, "patient", site, normalise(identifier))
+
+
+def image(key: bytes, relative_path: str, site: str = "") -> str:
+    """Pseudonym of an image, from its path below the archive's root: the sample's key."""
+    return _pseudonym(key, "image", site, normalise_path(relative_path))
+
+
+def name(key: bytes, relative_path: str, site: str = "") -> str:
+    """Pseudonym of an image's bare file name without folder and suffix: what labels files often hold."""
+    return _pseudonym(key, "name", site, PurePosixPath(normalise_path(relative_path)).stem.casefold())
+
+
+def fingerprint(key: bytes) -> str:
+    """Tells two keys apart without giving either away; written into every index."""
+    return _pseudonym(key, "fingerprint", "", "ssl-retina")[:16]

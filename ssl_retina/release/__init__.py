@@ -1,0 +1,1 @@
+"""A finished run -> a foundation checkpoint with its card."""

@@ -1,0 +1,1 @@
+"""The trainer: loop, engine, checkpoints, tracking."""

@@ -1,0 +1,25 @@
+"""Fixtures of all tests: the real photographs where they are, a key of the test's own, one thread."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+REAL_DATA = Path(os.environ.get("SSL_RETINA_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real photographs; the test is skipped where it is absent."""
+    if not (REAL_DATA / "idrid" / "labels.csv").is_file():
+        pytest.skip(f"the real photographs are not in {REAL_DATA} (set SSL_RETINA_REAL_DATA)")
+    return REAL_DATA
+
+
+@pytest.fixture(autouse=True)
+def own_key(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's own key out of the tests: every test has its own config folder."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+    monkeypatch.delenv("SSL_RETINA_KEY_FILE", raising=False)
