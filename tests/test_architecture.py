@@ -1,4 +1,4 @@
-"""The design, held by the syntax trees: imports go downwards, third parties have owners, functions stay small."""
+"""The design, held by syntax trees: imports go downwards, third parties have owners, functions stay small."""
 
 import ast
 from collections.abc import Iterator
