@@ -53,13 +53,17 @@ class Data(Section):
 
 
 class Model(Section):
-    """The encoder: a ViT by its timm name; `depth` shortens it for trials."""
+    """The encoder: a ViT by its timm name; `depth` shortens it for trials.
+
+    position_embedding: starts at the sine-cosine values; `fixed` keeps them, `learned` trains them.
+    """
 
     name: str = "vit_small_patch16_224"
     image_size: Positive = 224
     patch_size: Positive = 16
     depth: Positive | None = None
     drop_path: Share = 0.0
+    position_embedding: Literal["fixed", "learned"] = "fixed"
 
     @model_validator(mode="after")
     def _whole_patches(self) -> "Model":

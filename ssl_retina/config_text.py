@@ -20,21 +20,22 @@ Key = tuple[str, ...]
 T = TypeVar("T", bound=BaseModel)
 
 
+_BOOLEAN, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-4` as text; here it is a number."""
+    """YAML 1.2's scalars: `1e-4` is a number, and only `true` and `false` are booleans, not `off` or `no`."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name for its table
+        letter: [(tag, pattern) for tag, pattern in rules if tag != _BOOLEAN]
+        for letter, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
-_Loader.yaml_implicit_resolvers = {
-    letter: list(rules) for letter, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _letter in "-+0123456789.":
-    _Loader.yaml_implicit_resolvers.setdefault(_letter, []).insert(
-        0,
-        (
-            "tag:yaml.org,2002:float",
-            re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-        ),
-    )
+_Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"^(true|false|True|False|TRUE|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    _FLOAT, re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
 
 
 @dataclass(frozen=True)

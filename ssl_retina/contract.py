@@ -74,20 +74,24 @@ class Output:
 
 
 class Encoder(Protocol):
-    """What a method may ask of the encoder (`models/encoder.py`)."""
+    """What a method may ask of the encoder (`models/encoder.py`).
+
+    `checkpointing`: blocks are recomputed in the backward pass; a method's own blocks follow it.
+    """
 
     width: int
     depth: int
     patch_size: int
     grid: int
     prefix_tokens: int
+    checkpointing: bool
 
     def __call__(self, images: Tensor, clock: Clock, position: Tensor, keep: Tensor | None = None) -> Tensor:
         """Tokens (batch, prefix + kept, width) of images (batch, 3, H, W); `keep` (batch, kept) int64."""
         ...
 
 
-MakeEncoder = Callable[[], nn.Module]
+MakeEncoder = Callable[[], Encoder]
 Weights = Callable[[nn.Parameter], Tensor]
 
 

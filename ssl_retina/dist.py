@@ -4,11 +4,42 @@ In: tensors or small objects of one rank. Out: what all ranks agree on.
 """
 
 import os
-from typing import Any
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as c10d
 from torch import Tensor
+
+from ssl_retina.errors import UserError
+
+T = TypeVar("T")
+
+
+def is_joined() -> bool:
+    """Whether this process belongs to a group already."""
+    return bool(c10d.is_initialized())
+
+
+def backend() -> str:
+    """`nccl` where there is a GPU, else `gloo`."""
+    return "nccl" if torch.cuda.is_available() else "gloo"
+
+
+def join(timeout: timedelta) -> None:
+    """Join the process group that the environment names, or a group of one that needs no port."""
+    device = torch.device("cuda", local_rank()) if torch.cuda.is_available() else None
+    if device is not None:
+        torch.cuda.set_device(device)
+    if world_size() == 1:
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
+        store = c10d.HashStore()  # type: ignore[attr-defined]
+        c10d.init_process_group(
+            backend(), store=store, rank=0, world_size=1, timeout=timeout, device_id=device
+        )
+    else:
+        c10d.init_process_group(backend(), init_method="env://", timeout=timeout, device_id=device)
 
 
 def rank() -> int:
@@ -78,3 +109,28 @@ def gather_objects(value: Any) -> list[Any]:
     gathered: list[Any] = [None] * world_size()
     c10d.all_gather_object(gathered, value)
     return gathered
+
+
+def first_decides(decide: Callable[[], T]) -> T:
+    """Ask `decide` on the first rank; every rank gets its answer, or raises its UserError.
+
+    For whatever looks at files: one rank that finds another state than the others would leave them
+    waiting in a collective.
+    """
+    answer: tuple[T | None, UserError | None] = (None, None)
+    if is_first():
+        try:
+            answer = (decide(), None)
+        except UserError as error:
+            answer = (None, error)
+    value, problem = broadcast(answer)
+    if problem is not None:
+        raise problem
+    return value  # type: ignore[no-any-return]
+
+
+def raise_first(problem: UserError | None) -> None:
+    """Raise on every rank the problem of the lowest rank that has one; nothing where none has."""
+    for found in gather_objects(problem):
+        if found is not None:
+            raise found

@@ -30,6 +30,7 @@ def sync_folder(folder: Path) -> None:
 def whole(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is fsynced and renamed, on failure removed."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary.touch(mode=0o600)  # a secret is never readable by others, not even while it is written
     try:
         yield temporary
         descriptor = os.open(temporary, os.O_RDWR)
@@ -118,7 +119,16 @@ def lock(folder: Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
     finally:
         candidate.unlink(missing_ok=True)
+    _sweep_candidates(folder)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def _sweep_candidates(folder: Path) -> None:
+    """Remove what processes that were killed while they asked for the lock left behind."""
+    for candidate in folder.glob(f"{LOCK_NAME}-*"):
+        holder = _holder(candidate)
+        if holder and not _alive(holder):
+            candidate.unlink(missing_ok=True)

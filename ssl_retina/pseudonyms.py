@@ -31,10 +31,22 @@ def default_key_file() -> Path:
 
 def make_key(path: Path) -> None:
     """Write a new random key with mode 0600; never replaces one."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if path.exists():
+    if not _make_first(path):
         raise StateError(f"{path} exists: a key is never replaced, since the pseudonyms hang on it")
-    files.write_bytes(path, secrets.token_hex(KEY_BYTES).encode() + b"\n", mode=0o600)
+
+
+def _make_first(path: Path) -> bool:
+    """Make a key unless another process was first; a link fails where a rename would replace."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    candidate = path.with_name(f".{path.name}.candidate-{os.getpid()}")
+    files.write_bytes(candidate, secrets.token_hex(KEY_BYTES).encode() + b"\n", mode=0o600)
+    try:
+        os.link(candidate, path)
+    except FileExistsError:
+        return False
+    finally:
+        candidate.unlink()
+    return True
 
 
 def read_key(path: Path | None = None) -> bytes:
@@ -45,7 +57,7 @@ def read_key(path: Path | None = None) -> bytes:
     given = path or (Path(os.environ[KEY_VARIABLE]) if os.environ.get(KEY_VARIABLE) else None)
     path = given or default_key_file()
     if not path.exists() and given is None:
-        make_key(path)
+        _make_first(path)
     if not path.is_file():
         raise StateError(
             f"key file {path} does not exist. Shards that were made with it can only be joined with it; "

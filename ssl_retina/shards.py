@@ -4,11 +4,13 @@ In: a folder of tar shards with `index.json` and `positions.npy` (`shards/FORMAT
 number, without reading anything before them. numpy only: archive workers and probes import this too.
 """
 
+import base64
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +21,8 @@ from numpy.typing import NDArray
 
 from ssl_retina.errors import ShardError
 
+Facts = Mapping[str, Any]
+
 FORMAT = 1
 INDEX_NAME = "index.json"
 POSITIONS_NAME = "positions.npy"
@@ -27,6 +31,7 @@ KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
 IMAGE_SUFFIXES = ("jpg", "png")
 JSON_LIMIT = 64 * 1024
 IMAGE_LIMIT = 256 * 1024 * 1024
+OPEN_LIMIT = 128
 COLUMNS = ("modality", "eye", "device", "split")
 """What `data.where` may ask for; each is a small vocabulary in the index and a code in the table."""
 
@@ -89,11 +94,42 @@ def shard_name(name: str, number: int) -> str:
 
 
 def group_number(pseudonym: str) -> int:
-    """A group's pseudonym as the integer of the position table: 63 bits of its base32 digits."""
-    return int(pseudonym[:13].translate(_BASE32), 32) & (2**63 - 1)
+    """A group's pseudonym as the integer of the position table: 63 bits of its base32 digits.
+
+    A group of a foreign set, in whatever spelling, is hashed first.
+    """
+    digits = pseudonym if re.fullmatch(r"[a-z2-7]{26}", pseudonym) else _hashed(pseudonym)
+    return int(digits[:13].translate(_BASE32), 32) & (2**63 - 1)
 
 
 _BASE32 = str.maketrans("abcdefghijklmnopqrstuvwxyz234567", "0123456789abcdefghijklmnopqrstuv")
+
+
+def key_of(name: str) -> str:
+    """A member's name without suffix as the sample's key.
+
+    Our own keys stay as they are. A foreign name that a key cannot hold (folders, capitals, spaces, more
+    than 64 letters) becomes `x-` and 26 digits of its SHA-256: always the same, and no name of a file.
+    """
+    return name if KEY_PATTERN.fullmatch(name) else f"x-{_hashed(name)}"
+
+
+def _hashed(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:16]
+    return base64.b32encode(digest).decode("ascii").rstrip("=").lower()
+
+
+def parse_facts(content: bytes, shard: str, key: str) -> dict[str, Any]:
+    """The JSON of a sample: an object, empty where the sample has none. Raises ShardError."""
+    if not content:
+        return {}
+    try:
+        facts = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ShardError(f"{shard}: sample {key} has no readable JSON") from None
+    if not isinstance(facts, dict):
+        raise ShardError(f"{shard}: the JSON of sample {key} is no object")
+    return facts
 
 
 def read_index(folder: Path) -> Index:
@@ -105,12 +141,10 @@ def read_index(folder: Path) -> Index:
     try:
         parsed = json.loads(content)
         ours = parsed["ssl_retina"]
-        shards = tuple(
-            Shard(one["url"], one["nsamples"], one["filesize"], one["sha256"]) for one in parsed["shardlist"]
-        )
-        columns = {name: tuple(values) for name, values in ours["columns"].items()}
+        shards = tuple(_shard(one) for one in parsed["shardlist"])
+        columns = {name: tuple(map(str, ours["columns"][name])) for name in COLUMNS}
         version = ours["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ShardError(
             f"{path} is not an index of ours ({type(error).__name__}: {error}); "
             f"make one: ssl-retina inspect {folder} --write-index"
@@ -118,8 +152,15 @@ def read_index(folder: Path) -> Index:
     if version != FORMAT:
         raise ShardError(f"{path} has format {version}, this version reads format {FORMAT}: shard again")
     for shard in shards:
-        _check_url(shard.url, path)
+        check_url(shard.url, path)
     return Index(folder, shards, MappingProxyType(columns), MappingProxyType(ours), _digest(content))
+
+
+def _shard(listed: Mapping[str, Any]) -> Shard:
+    shard = Shard(listed["url"], listed["nsamples"], listed["filesize"], listed["sha256"])
+    if type(shard.nsamples) is not int or type(shard.filesize) is not int or shard.nsamples < 0:
+        raise ValueError("nsamples and filesize are numbers")
+    return shard
 
 
 def _no_index(folder: Path) -> str:
@@ -134,7 +175,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _check_url(url: object, path: Path) -> None:
+def check_url(url: object, path: Path) -> None:
     """Only a plain file name beside the index: no `pipe:`, no address, no way out of the folder."""
     if not isinstance(url, str) or not re.fullmatch(r"[A-Za-z0-9._-]+\.tar", url) or url.startswith("."):
         raise ShardError(f"{path} names a shard {url!r}; only plain names of tar files beside it are read")
@@ -144,18 +185,18 @@ def read_positions(index: Index) -> NDArray[np.void]:
     """The position table, memory-mapped: (samples,) rows of POSITION."""
     path = index.folder / POSITIONS_NAME
     try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
+        table: NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError) as error:
         raise ShardError(
             f"{path} cannot be read ({error}): ssl-retina inspect --write-index makes it"
         ) from None
     if table.dtype != POSITION or table.shape != (index.samples,):
-        raise ShardError(f"{path} does not fit {INDEX_NAME}: {table.shape[0]} rows, {index.samples} samples")
+        raise ShardError(f"{path} does not fit {INDEX_NAME}: {table.size} rows, {index.samples} samples")
     return table
 
 
 class Reader:
-    """Random access to one set. Opened files stay open; make one Reader in each process."""
+    """Random access to one set. The last OPEN_LIMIT shards stay open; make one Reader in each process."""
 
     def __init__(self, index: Index) -> None:
         self.index = index
@@ -167,21 +208,35 @@ class Reader:
 
     def sample(self, number: int) -> Sample:
         """Read the sample in row `number` of the table."""
+        return Sample(self.key(number), self.suffix(number), self.image(number), self.facts(number))
+
+    def suffix(self, number: int) -> str:
+        """How the image of row `number` is encoded: one of IMAGE_SUFFIXES."""
+        code = int(self.positions[number]["suffix"])
+        if code >= len(IMAGE_SUFFIXES):
+            raise ShardError(f"{POSITIONS_NAME} gives sample {self.key(number)} an unknown suffix")
+        return IMAGE_SUFFIXES[code]
+
+    def facts(self, number: int) -> Mapping[str, Any]:
+        """The JSON of row `number`, without its image; empty where a foreign set has none."""
         row = self.positions[number]
-        content = self._read(row, "json", JSON_LIMIT)
-        try:
-            facts = json.loads(content)
-        except ValueError:
-            raise ShardError(f"{self._name(row)}: sample {self._key(row)} has no readable JSON") from None
-        return Sample(self._key(row), IMAGE_SUFFIXES[int(row["suffix"])], self.image(number), facts)
+        return parse_facts(self._read(row, "json", JSON_LIMIT), self._name(row), self._key(row))
 
     def image(self, number: int) -> bytes:
-        """The encoded image of row `number`, without its JSON."""
-        return self._read(self.positions[number], "image", IMAGE_LIMIT)
+        """The encoded image of row `number`, without its JSON; its CRC-32 is checked."""
+        row = self.positions[number]
+        content = self._read(row, "image", IMAGE_LIMIT)
+        if zlib.crc32(content) != row["image_crc"]:
+            raise ShardError(f"{self._name(row)}: the image of sample {self._key(row)} is damaged (CRC-32)")
+        return content
 
     def key(self, number: int) -> str:
         """The key of row `number`."""
         return self._key(self.positions[number])
+
+    def shard(self, number: int) -> str:
+        """The file name of the shard that holds row `number`."""
+        return self._name(self.positions[number])
 
     def close(self) -> None:
         """Close the opened shards."""
@@ -193,32 +248,30 @@ class Reader:
         return bytes(row["key"]).decode("ascii")
 
     def _name(self, row: np.void) -> str:
-        return self.index.shards[int(row["shard"])].url
+        number = int(row["shard"])
+        if number >= len(self.index.shards):
+            raise ShardError(f"{POSITIONS_NAME} names shard {number} of {len(self.index.shards)}")
+        return self.index.shards[number].url
 
     def _read(self, row: np.void, part: str, limit: int) -> bytes:
         size, offset = int(row[f"{part}_size"]), int(row[f"{part}_offset"])
         if size > limit:
             raise ShardError(f"{self._name(row)}: {part} of {self._key(row)} has {size} bytes, limit {limit}")
-        number = int(row["shard"])
-        if number not in self._files:
-            self._files[number] = os.open(self.index.folder / self._name(row), os.O_RDONLY | os.O_CLOEXEC)
-        content = os.pread(self._files[number], size, offset)
+        try:
+            content = os.pread(self._file(row), size, offset)
+        except OSError as error:
+            raise ShardError(f"{self._name(row)}: it cannot be read ({error.strerror})") from None
         if len(content) != size:
-            raise ShardError(f"{self._name(row)} ends inside sample {self._key(row)}: ssl-retina inspect")
+            raise ShardError(f"{self._name(row)}: the shard ends inside sample {self._key(row)}")
         return content
 
-
-def positions_table(
-    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Sequence[str]]
-) -> NDArray[np.void]:
-    """Build the table from plain rows; a row holds POSITION's fields, its columns as text."""
-    codes = {name: {value: code for code, value in enumerate(values)} for name, values in columns.items()}
-    table = np.zeros(len(rows), dtype=POSITION)
-    for number, row in enumerate(rows):
-        for name in POSITION.names or ():
-            value = row[name]
-            table[name][number] = codes[name][value] if name in COLUMNS else value
-    return table
+    def _file(self, row: np.void) -> int:
+        number = int(row["shard"])
+        if number not in self._files:
+            if len(self._files) >= OPEN_LIMIT:
+                os.close(self._files.pop(next(iter(self._files))))
+            self._files[number] = os.open(self.index.folder / self._name(row), os.O_RDONLY | os.O_CLOEXEC)
+        return self._files[number]
 
 
 def split_names(value: str) -> frozenset[str]:

@@ -96,6 +96,15 @@ def test_duplicate_keys_and_broken_yaml_are_refused_with_their_line(tmp_path: Pa
     assert "required, not given" in _problems(tmp_path, "")
 
 
+def test_off_is_a_word_and_only_true_and_false_are_booleans(tmp_path: Path) -> None:
+    text = GOOD + "tracking: {wandb: off, tensorboard: true}\n"
+    assert _load(tmp_path, text).tracking.wandb == "off"
+    assert _load(tmp_path, text, "tracking.wandb=off").tracking.wandb == "off"
+    assert "tracking.tensorboard: should be a valid boolean, got 'yes'" in _problems(
+        tmp_path, text, "tracking.tensorboard=yes"
+    )
+
+
 def test_nothing_but_plain_data_is_built(tmp_path: Path) -> None:
     assert (
         "seed: only plain values, not tag:yaml.org,2002:python/object/apply:os.getpid   [c.yaml:7]"

@@ -1,7 +1,161 @@
-"""Verbs of the group 'pretrain'."""
+"""Verbs of the group 'pretrain': train or resume (one command does both), and look before training."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+
+from ssl_retina.errors import InputError, UserError
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, such as those in configs/.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[A.B=C ...]", help="Values that replace those of the file.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Processes = Annotated[
+    int | None, typer.Option(min=1, help="Ranks on this machine; the number of GPUs, or 1, if not given.")
+]
+Extend = Annotated[bool, typer.Option("--extend", help="Allow a larger train.steps than the run began with.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
+    app.command(epilog="Example: ssl-retina pretrain configs/pretrain/debug_mae.yaml out=runs/a")(pretrain)
+    app.command(epilog="Example: ssl-retina check configs/pretrain/mae_vit_base.yaml data.shards=S out=R")(
+        check
+    )
+
+
+def pretrain(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    processes: Processes = None,
+    extend: Extend = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train, or go on where the newest checkpoint of OUT stands: the same command does both.
+
+    Starts its ranks itself; under torchrun or srun (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+    MASTER_PORT set) it is one of theirs. SIGTERM, SIGUSR1 and SIGUSR2 save and exit with 75, Ctrl-C with 130.
+    """
+    from ssl_retina import launch
+
+    if launch.is_rank():
+        if processes is not None:
+            raise InputError("--processes has no meaning where a launcher started this process as one rank")
+        launch.end_with_parent()
+        _as_rank(config, overrides or [], extend=extend, as_json=as_json)
+        return
+    count = launch.processes(processes)
+    if count == 1:
+        _train(config, overrides or [], extend=extend, as_json=as_json)
+        return
+    flags = [*(["--extend"] if extend else []), *(["--json"] if as_json else [])]
+    verb = [sys.executable, "-m", "ssl_retina", "pretrain", *flags, "--", str(config), *(overrides or [])]
+    launch.run_ranks(verb, count)
+
+
+def _as_rank(config: Path, overrides: list[str], *, extend: bool, as_json: bool) -> None:
+    """Train; what goes wrong is left for our launcher to tell once, where it started this rank."""
+    from ssl_retina import launch
+
+    try:
+        _train(config, overrides, extend=extend, as_json=as_json)
+    except BaseException as error:
+        known = isinstance(error, UserError)
+        code = error.exit_code if isinstance(error, UserError) else 1
+        if launch.report_failure(str(error) if known else traceback.format_exc(), code):
+            sys.exit(code)
+        raise
+
+
+def _train(path: Path, overrides: list[str], *, extend: bool, as_json: bool) -> None:
+    from ssl_retina.train import signals
+
+    with signals.noted() as stop:  # before torch is loaded: a signal in these seconds counts too
+        _choose_accelerator()
+        from ssl_retina import config, methods
+        from ssl_retina.train import loop
+
+        run = config.load(path, overrides, methods.config_type, methods.available())
+        summary = loop.pretrain(run, stop, extend=extend)
+    _tell(summary, as_json=as_json)
+
+
+def _choose_accelerator() -> None:
+    """DeepSpeed warns on stdout where it finds no GPU; told so, it is quiet."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def _tell(summary: Any, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from ssl_retina import dist
+    from ssl_retina.cli import console
+
+    if not dist.is_first():
+        return
+    if as_json:
+        console.result(asdict(summary))
+        return
+    if summary.started_at == summary.steps:
+        console.note(f"{summary.out} is complete at step {summary.steps}; more train.steps need --extend")
+        return
+    numbers = [f"loss {summary.loss:.4f}"] if summary.loss is not None else []
+    numbers += [f"held-out {summary.held_out_loss:.4f}"] if summary.held_out_loss is not None else []
+    console.note(f"{summary.out}: {summary.steps} steps, {', '.join(numbers)}; ssl-retina export takes it on")
+
+
+def check(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what a config would run, without training: resolved values, parameters, batches, epochs."""
+    from ssl_retina import launch
+    from ssl_retina.cli import console
+
+    _choose_accelerator()
+    plan = _plan(config, overrides or [], launch.processes(None))
+    if as_json:
+        console.result(plan)
+        return
+    import yaml
+
+    console.note(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip())
+
+
+def _plan(path: Path, overrides: list[str], world: int) -> dict[str, Any]:
+    from ssl_retina import config, methods
+    from ssl_retina.data.loader import open_source
+    from ssl_retina.train import setup
+
+    run = config.load(path, overrides, methods.config_type, methods.available())
+    micro_batch = setup.micro_batch_of(run, world)
+    method, views = setup.build_method(run)
+    source = open_source(run.data.model_copy(update={"workers": 0}), views, seed=run.seed)
+    source.verify(hashes=False)
+    exported: Any = method.exported()  # type: ignore[operator]
+    seen = run.train.steps * run.data.batch_size
+    return {
+        "config": run.dump(),
+        "parameters": {"trained": _count(method), "exported": _count(exported)},
+        "batch": {
+            "samples": run.data.batch_size,
+            "processes": world,
+            "accumulate": run.train.accumulate,
+            "samples_per_forward": micro_batch,
+        },
+        "peak_learning_rate": run.peak_learning_rate,
+        "steps": run.train.steps,
+        "samples": source.samples,
+        "held_out_samples": source.held_out_samples,
+        "samples_seen": seen,
+        "epochs": round(seen / source.samples, 2),
+    }
+
+
+def _count(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -1,1 +1,1 @@
-"""Shards -> batches: order by arithmetic, views by recipe."""
+"""Shards -> batches, in an order that is arithmetic: any position is reached without what came before."""

@@ -1,1 +1,1 @@
-"""Self-contained HTML pages."""
+"""What was done and what came of it, as one self-contained HTML page: begin at `page.py`."""

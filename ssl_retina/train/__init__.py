@@ -1,1 +1,1 @@
-"""The trainer: loop, engine, checkpoints, tracking."""
+"""The trainer: a config comes in, a run folder with metrics and checkpoints comes out. Begin at `loop.py`."""

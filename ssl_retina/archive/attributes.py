@@ -1,0 +1,99 @@
+"""Text about a photograph -> values from closed vocabularies: eye, modality, split, device, visit, patient.
+
+In: cells of a table, parts of a file name, DICOM values. Out: a known value, or nothing; free text never
+passes (law 8).
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from ssl_retina import pseudonyms
+
+EYES = {"r": "right", "od": "right", "right": "right", "l": "left", "os": "left", "left": "left"}
+MODALITIES = {
+    **dict.fromkeys(("fundus", "cfp", "fundus photograph", "fundus photo", "colour fundus"), "fundus"),
+    **dict.fromkeys(("color fundus", "color fundus photograph", "colour fundus photograph"), "fundus"),
+    **dict.fromkeys(("oct", "octb", "b scan", "bscan", "oct b scan", "oct bscan"), "oct"),
+    "other": "other",
+}
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **{
+        word: word
+        for word in ("tune", "tuning", "holdout", "external", "pretrain", "unlabeled", "unlabelled")
+    },
+}
+NO_PATIENT = frozenset(
+    (
+        *("anonymous", "anonymized", "anonymised", "anonym", "anon", "deidentified", "de-identified"),
+        *("unknown", "none", "null", "nil", "na", "n/a", "nan", "missing", "unassigned", "-", "--", "?", "."),
+    )
+)
+"""What stands in a patient field that names nobody, after normalisation; so do rows of zeros or of x."""
+
+DEVICE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()-]{0,39}")
+DEVICES_LIMIT = 64
+_FOLD = re.compile(r"(fold|split|part|set)?[ _-]?(\d{1,2})")
+_VISIT = re.compile(r"[A-Za-z]{0,10}[ _-]?(\d{1,14})(\.0*)?")
+_DATE = re.compile(r"(\d{4})[-./](\d{2})[-./](\d{2})([T ].*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What a table or a file name states about one photograph; None: nothing is stated.
+
+    patient is raw (it becomes a pseudonym), visit a number to order by, the rest are known words; an eye
+    that is stated but not understood is "unknown".
+    """
+
+    patient: str | None = None
+    eye: str | None = None
+    device: str | None = None
+    visit: int | None = None
+    split: str | None = None
+    modality: str | None = None
+
+
+def eye(text: str) -> str | None:
+    """`right`, `left`, `unknown` for anything but R, L, OD, OS, right, left (any case), None for nothing."""
+    word = text.strip().casefold()
+    return EYES.get(word, "unknown") if word else None
+
+
+def modality(text: str) -> str | None:
+    """`fundus`, `oct`, `other`, or None."""
+    return MODALITIES.get(" ".join(re.split(r"[\s_-]+", text.strip().casefold())))
+
+
+def split(text: str) -> str | None:
+    """The name of a split (train, val, test, fold-3, ...), or None for anything that is none."""
+    word = text.strip().casefold()
+    fold = _FOLD.fullmatch(word)
+    return f"fold-{int(fold[2])}" if fold else SPLITS.get(word)
+
+
+def device(text: str) -> str | None:
+    """A device's name in one spelling, or None where it is not a short tame word."""
+    word = " ".join(text.split())
+    return word if DEVICE_PATTERN.fullmatch(word) else None
+
+
+def visit(text: str) -> int | None:
+    """A number that orders visits: a visit's number, or a date (year first) as YYYYMMDD; else None."""
+    word = text.strip()
+    date = _DATE.fullmatch(word)
+    if date:
+        return int(date[1] + date[2] + date[3])
+    number = _VISIT.fullmatch(word)
+    return int(number[1]) if number else None
+
+
+def patient(text: str) -> str | None:
+    """The id as written, or None where it names nobody (empty, `0000`, `ANONYMOUS`, ...)."""
+    bare = "".join(unicodedata.normalize("NFKC", text).split()).casefold()
+    if not bare or bare in NO_PATIENT or re.fullmatch(r"0{2,}|x{2,}", bare):
+        return None
+    return text if pseudonyms.normalise(text) else None

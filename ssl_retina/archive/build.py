@@ -1,0 +1,208 @@
+"""Raw files -> shards: the page to read first about the archive step.
+
+Scan, state (table and file names), stage 1 (worker processes make chunks), stage 2 (duplicates, groups,
+visits; shards, ledger, index). Restartable after every file operation; the same archive, table, settings
+and key give the same bytes.
+"""
+
+import dataclasses
+import errno
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ssl_retina import files, pseudonyms, shard_index, shards
+from ssl_retina.archive import dedup, idmap, matching, output, pack, stage, table
+from ssl_retina.archive.matching import Stated
+from ssl_retina.archive.scan import Found, scan
+from ssl_retina.archive.settings import Listener, Settings, Totals
+from ssl_retina.archive.worker import Job
+from ssl_retina.errors import InputError, StateError
+
+__all__ = ["Listener", "Settings", "Totals", "build"]
+
+TOOLS = ("ssl-retina", "numpy", "pillow", "pydicom")
+SAME_NAME = "same_name"
+SILENT = Listener()
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """Everything that is known before the first file is opened."""
+
+    job: Job
+    found: Sequence[Found]
+    stated: Stated
+    remarks: Mapping[str, int]
+
+
+def build(source: Path, out: Path, settings: Settings, listener: Listener = SILENT) -> Totals:
+    """Make the shards of an archive in `out`, or finish what an interrupted run began there.
+
+    An output that is complete already is left as it is. Raises InputError (nothing to work on; nothing is
+    written then), StateError (output of something else, another writer, key, full disk) and
+    BadInputLimitError (storage that fails).
+    """
+    archive = _survey(source, out, settings, listener)
+    made = output.make_folders(out)
+    try:
+        with files.lock(out):
+            totals = _build(archive, out, settings, listener)
+            if totals.written and settings.id_map is not None:
+                idmap.write(settings.id_map, out, job=archive.job, found=archive.found, stated=archive.stated)
+    except OSError as error:
+        raise _full_disk(error, out) from None
+    if not totals.written:
+        output.withdraw(out, made)
+        raise InputError(_no_image(totals))
+    return totals
+
+
+def _survey(source: Path, out: Path, settings: Settings, listener: Listener) -> Archive:
+    """Check every input; nothing is written yet but a first key."""
+    found = _separate_twins(list(scan(source)))
+    if not found:
+        raise InputError(f"the source {source} is empty: give the folder that holds the photographs")
+    if out.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"--out {out} lies inside the source {source}: the shards would become its input")
+    if settings.id_map is not None:
+        idmap.check_place(settings.id_map, source, out)
+    stated, remarks = _stated(found, settings, listener)
+    pseudonyms.check_key_place(settings.key_file or pseudonyms.default_key_file(), out)
+    key = pseudonyms.read_key(settings.key_file)
+    job = Job(source, out / output.WORK_NAME, key, settings.site, settings.size, settings.encoding)
+    return Archive(job, found, stated, remarks)
+
+
+def _separate_twins(found: list[Found]) -> list[Found]:
+    """Two paths that are one in NFC would be one key: reject the later one, under a key of its own."""
+    for number in matching.collisions(found):
+        twin = found[number]
+        found[number] = dataclasses.replace(twin, path=f"{twin.path}\0{number}", reason=SAME_NAME)
+    return found
+
+
+def _stated(found: Sequence[Found], settings: Settings, listener: Listener) -> tuple[Stated, Counter[str]]:
+    """What table and file names state about the files."""
+    given: Stated = {}
+    named: Stated = {}
+    remarks: Counter[str] = Counter()
+    if settings.table is not None:
+        content = table.read(settings.table, settings.columns)
+        listener.note(table.describe(content))
+        given, counts = matching.from_table(found, content)
+        remarks.update(counts)
+    if settings.pattern is not None:
+        named, counts = matching.from_pattern(found, settings.pattern)
+        remarks.update(counts)
+    stated, counts = matching.merged(given, named)
+    return stated, remarks + counts
+
+
+def _build(archive: Archive, out: Path, settings: Settings, listener: Listener) -> Totals:
+    """Under the lock: both stages, the index last."""
+    identity = _identity(archive, settings)
+    tools = {name: metadata.version(name) for name in TOOLS}
+    if output.claim(out, identity, tools) == output.Found.COMPLETE:
+        listener.note(f"{out} is complete already, made from the same files with the same settings")
+        return Totals(**shards.read_index(out).facts["totals"])
+    chunks = _first_stage(archive, out, settings, listener)
+    work = archive.job.work
+    resolution = dedup.resolve(lambda: (record for _, record in stage.records(work, chunks)))
+    plan = pack.Plan(work, out, settings.name, settings.samples_per_shard)
+    counts = pack.pack(plan, stage.records(work, chunks), resolution)
+    totals = _totals(len(archive.found), counts, {**archive.remarks}, resolution)
+    if totals.written:
+        facts = {
+            "key_fingerprint": identity["key_fingerprint"],
+            "site": settings.site,
+            "ids": pseudonyms.NORMALISATION,
+            "made_from": identity,
+            "made_with": tools,
+            "totals": dataclasses.asdict(totals),
+        }
+        index = shard_index.write(out, facts)
+        assert index.samples == totals.written, (index.samples, totals)
+        output.finish(out)
+    return totals
+
+
+def _first_stage(archive: Archive, out: Path, settings: Settings, listener: Listener) -> int:
+    """Make the chunks that are missing; give the number of all."""
+    total = len(archive.found)
+    planned = stage.chunks(archive.found, archive.stated)
+    wanted = stage.missing(archive.job.work, planned)
+    done = total - sum(len(chunk.rows) for chunk in wanted)
+    if done:
+        listener.note(f"continuing an interrupted run: {done:,} of {total:,} files are done")
+    progress = _Progress(listener, done, total)
+    if wanted:
+        output.drop_shards(out)
+        stage.run(archive.job, wanted, processes=settings.workers, progress=progress.add)
+    return len(planned)
+
+
+class _Progress:
+    """Adds up the rows of finished chunks for the listener."""
+
+    def __init__(self, listener: Listener, done: int, total: int) -> None:
+        self._listener, self._done, self._total = listener, done, total
+
+    def add(self, rows: int) -> None:
+        self._done += rows
+        self._listener.progress(self._done, self._total)
+
+
+def _identity(archive: Archive, settings: Settings) -> dict[str, Any]:
+    """What an output is made from: it must be the same for a run to be continued. Digests are keyed."""
+    key = archive.job.key
+    listing = hmac.new(key, b"listing\0", hashlib.sha256)
+    for one in archive.found:
+        listing.update(f"{one.path}\0{one.size}\0\n".encode("utf-8", "surrogateescape"))
+    attributes = hmac.new(key, b"attributes\0", hashlib.sha256)
+    for number, stated in sorted(archive.stated.items()):
+        attributes.update(f"{number}\0{stated!r}\n".encode("utf-8", "surrogateescape"))
+    return {
+        **settings.decisive(),
+        "format": shards.FORMAT,
+        "key_fingerprint": pseudonyms.fingerprint(key),
+        "listing": listing.hexdigest(),
+        "attributes": attributes.hexdigest(),
+    }
+
+
+def _totals(
+    scanned: int, counts: Counter[str], remarks: dict[str, int], resolution: dedup.Resolution
+) -> Totals:
+    remarks = dict(Counter(remarks) + Counter(resolution.counts))
+    patients = remarks.pop("patients", 0)
+    if resolution.devices_dropped:
+        remarks["devices_dropped"] = 1
+    prefix = "reason:"
+    reasons = {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}
+    return Totals(
+        scanned=scanned,
+        written=counts[pack.WRITTEN],
+        rejected=counts[pack.REJECTED],
+        duplicates=counts[pack.DUPLICATE],
+        patients=patients,
+        shards=counts["shards"],
+        reasons=reasons,
+        remarks=remarks,
+    )
+
+
+def _no_image(totals: Totals) -> str:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(totals.reasons.items()))
+    return f"the source holds no image that can be used: {totals.scanned} files, all rejected ({reasons})"
+
+
+def _full_disk(error: OSError, out: Path) -> Exception:
+    """A full disk as a sentence; any other trouble of the operating system stays what it is."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    return StateError(f"the disk of {out} is full. Make room, then run the same command again: it continues")

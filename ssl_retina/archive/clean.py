@@ -1,0 +1,203 @@
+"""Decoded pixels -> the pixels that are stored: field of view found, cropped, squared, shrunk.
+
+Pure functions of arrays. Fundus photographs become squares with black outside the circle of light; OCT and
+everything else keep their shape and are only shrunk. Nothing is ever enlarged or stretched.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ssl_retina.archive import field_of_view
+from ssl_retina.archive.field_of_view import Circle
+from ssl_retina.archive.picture import Pixels, check_size
+from ssl_retina.archive.rejection import Rejected
+
+THUMBNAIL = 256
+BLANK_RANGE = 6
+GREY_CHROMA = 10
+SUPPORT = 0.5
+GREY_SUPPORT, GREY_VISIBLE = 0.85, 0.3
+"""A curved retina in a B-scan can look like a piece of a circle: grey pictures need a surer one."""
+
+MARGIN = 64
+"""Source rows kept around a crop, so that the filter never meets a cut that is not the photograph's own."""
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What is stored.
+
+    pixels: (height, width, 3) uint8 RGB; a square where modality is "fundus".
+    modality: "fundus", "oct" or "other".
+    field_of_view: centre x, centre y, radius x, radius y in stored pixels (pixel i covers i to i + 1; the
+        centre may lie off the middle and the circle may reach beyond the image); None where none was found.
+    """
+
+    pixels: Pixels
+    modality: str
+    field_of_view: tuple[float, float, float, float] | None
+
+
+@dataclass(frozen=True)
+class _Thumbnail:
+    """Box-filtered pixels; source coordinate = thumbnail coordinate * factor + shift."""
+
+    pixels: Pixels
+    factor: int
+    shift: float
+
+
+def pixels_sha256(pixels: Pixels) -> str:
+    """Hex SHA-256 of decoded source pixels and their shape: equal for the same photograph in two files."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def clean(pixels: Pixels, modality: str | None, size: int) -> Cleaned:
+    """Crop and shrink (height, width, 3) uint8 pixels so that the longer side is at most `size`.
+
+    `modality` None: decided from the pixels. Deterministic. Raises Rejected: blank, too_small, aspect,
+    too_large.
+    """
+    check_size(pixels.shape[1], pixels.shape[0])
+    thumbnail = _thumbnail(pixels)
+    if _blank(thumbnail.pixels):
+        raise Rejected("blank")
+    circle = None if modality in ("oct", "other") else _circle(thumbnail)
+    modality = modality or _modality(thumbnail.pixels, circle)
+    if modality != "fundus":
+        return Cleaned(_shrink(pixels, size), modality, None)
+    return _fundus(pixels, circle, size)
+
+
+def _thumbnail(pixels: Pixels) -> _Thumbnail:
+    """Means of about 4 x 4 samples a pixel; enough against noise, and cheap at any size."""
+    factor = max(1, max(pixels.shape[:2]) // THUMBNAIL)
+    step = max(1, factor // 4)
+    image = Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))
+    reduced = np.asarray(image.reduce(factor // step))
+    return _Thumbnail(reduced, factor // step * step, (1 - step) / 2)
+
+
+def _blank(pixels: Pixels) -> bool:
+    """Whether no channel has more range than noise."""
+    low, high = np.quantile(pixels[::2, ::2].reshape(-1, 3), (0.005, 0.995), axis=0)
+    return bool((high - low).max() < BLANK_RANGE)
+
+
+def _circle(thumbnail: _Thumbnail) -> Circle | None:
+    """The circle of light in source pixels."""
+    red, green, blue = np.moveaxis(thumbnail.pixels, 2, 0)
+    found = field_of_view.find(np.maximum(np.maximum(red, green), blue))
+    if found is None or found.support < SUPPORT:
+        return None
+    scale, shift = thumbnail.factor, thumbnail.shift
+    return replace(found, x=found.x * scale + shift, y=found.y * scale + shift, radius=found.radius * scale)
+
+
+def _modality(pixels: Pixels, circle: Circle | None) -> str:
+    """A grey picture without a sure circle is no photograph of a fundus; a red-dominated one is."""
+    sample = pixels[::2, ::2]
+    chroma = np.quantile(sample.max(axis=2) - sample.min(axis=2), 0.98)
+    if chroma <= GREY_CHROMA:
+        if circle is not None and circle.support >= GREY_SUPPORT and circle.visible >= GREY_VISIBLE:
+            return "fundus"
+        return "oct" if _layered(pixels[..., 1]) else "other"
+    red, green, blue = sample.reshape(-1, 3).mean(axis=0)
+    return "fundus" if circle is not None or (red > green and green >= 0.8 * blue) else "other"
+
+
+def _layered(grey: NDArray[np.uint8]) -> bool:
+    """Whether rows differ more than columns do, as the layers of a B-scan make them."""
+    return bool(grey.mean(axis=1).std() > 1.5 * grey.mean(axis=0).std())
+
+
+def _fundus(pixels: Pixels, circle: Circle | None, size: int) -> Cleaned:
+    height, width = pixels.shape[:2]
+    left, top, side = _square(width, height, circle)
+    ratio = min(1.0, size / side)
+    stored = _place(pixels, (left, top, side), min(side, size))
+    if circle is None:
+        return Cleaned(stored, "fundus", None)
+    x, y = (circle.x - left) * ratio, (circle.y - top) * ratio
+    radius = circle.radius * ratio
+    _blacken(stored, x, y, radius)
+    rounded = (round(x, 2), round(y, 2), round(radius, 2), round(radius, 2))
+    return Cleaned(stored, "fundus", rounded)
+
+
+def _square(width: int, height: int, circle: Circle | None) -> tuple[int, int, int]:
+    """Left, top and side, in whole source pixels, of the square around what is seen of the circle."""
+    if circle is None:
+        side = max(width, height)
+        return (width - side) // 2, (height - side) // 2, side
+    x0, x1 = max(0.0, circle.x - circle.radius), min(float(width), circle.x + circle.radius)
+    y0, y1 = max(0.0, circle.y - circle.radius), min(float(height), circle.y + circle.radius)
+    side = int(np.ceil(max(x1 - x0, y1 - y0)))
+    if width == height and side >= 0.98 * width:
+        return 0, 0, width  # already cropped: leave every pixel where it is
+    return round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2), side
+
+
+def _place(pixels: Pixels, square: tuple[int, int, int], size: int) -> Pixels:
+    """The square of the source as (size, size, 3), black where it reaches beyond the source."""
+    left, top, side = square
+    height, width = pixels.shape[:2]
+    ratio = size / side
+    columns = _span(left, width, ratio, size)
+    rows = _span(top, height, ratio, size)
+    box = (
+        left + columns[0] / ratio,
+        top + rows[0] / ratio,
+        left + columns[1] / ratio,
+        top + rows[1] / ratio,
+    )
+    stored = np.zeros((size, size, 3), np.uint8)
+    stored[rows[0] : rows[1], columns[0] : columns[1]] = _resample(
+        pixels, box, (columns[1] - columns[0], rows[1] - rows[0])
+    )
+    return stored
+
+
+def _span(start: int, length: int, ratio: float, size: int) -> tuple[int, int]:
+    """First and last stored pixel that lie wholly inside the source along one axis."""
+    first = int(np.ceil(max(0, -start) * ratio - 1e-9))
+    last = int(np.floor(min(size, (length - start) * ratio) + 1e-9))
+    return first, last
+
+
+def _resample(pixels: Pixels, box: tuple[float, float, float, float], shape: tuple[int, int]) -> Pixels:
+    """Bicubic with antialiasing of a box (left, top, right, bottom) to (width, height)."""
+    left, top, right, bottom = box
+    first = max(0, int(top) - MARGIN)
+    rows = pixels[first : int(np.ceil(bottom)) + MARGIN]  # whole rows, so that they need no copy
+    image = Image.fromarray(np.ascontiguousarray(rows))
+    moved = (
+        max(0.0, left),
+        max(0.0, top - first),
+        min(float(rows.shape[1]), right),
+        min(float(rows.shape[0]), bottom - first),
+    )
+    return np.asarray(image.resize(shape, Image.Resampling.BICUBIC, box=moved, reducing_gap=3.0))
+
+
+def _shrink(pixels: Pixels, size: int) -> Pixels:
+    """The same shape, with the longer side at most `size`."""
+    height, width = pixels.shape[:2]
+    ratio = min(1.0, size / max(height, width))
+    if ratio == 1.0:
+        return pixels
+    shape = max(1, round(width * ratio)), max(1, round(height * ratio))
+    return _resample(pixels, (0, 0, width, height), shape)
+
+
+def _blacken(pixels: Pixels, x: float, y: float, radius: float) -> None:
+    """Set what lies outside the circle to black, in place."""
+    rows = (np.arange(pixels.shape[0]) + 0.5 - y)[:, None] ** 2
+    columns = (np.arange(pixels.shape[1]) + 0.5 - x)[None, :] ** 2
+    pixels[rows + columns > (radius + 0.5) ** 2] = 0

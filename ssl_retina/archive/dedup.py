@@ -1,0 +1,153 @@
+"""Same decoded pixels -> one sample with aliases; patients that share a photograph -> one group.
+
+In: the records of all files in the order of the scan, three times. Out: a `Resolution`: which files are
+duplicates of which, who belongs together, the order of visits. Memory: about 200 bytes a photograph.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ssl_retina.archive.attributes import DEVICES_LIMIT
+from ssl_retina.archive.worker import Record
+
+REPEATED = "repeated"
+COPIES_LIMIT = 256
+"""More equal pictures than this are a placeholder ("no image available"), not a photograph of an eye: all are
+rejected, else one such file would make one group of all patients, and a JSON above its limit."""
+
+Records = Callable[[], Iterable[Record]]
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What only the whole archive can tell; files are named by their number in the scan.
+
+    original: duplicate -> the first file with the same pixels; keys: the keys of those first files; copies:
+    the records of their duplicates. repeated: files rejected as placeholders. root: patient -> the group's
+    name, where patients share a photograph. visits: patient -> its visit orders, sorted. counts: of
+    id_conflict and the like.
+    """
+
+    original: Mapping[int, int]
+    keys: Mapping[int, str]
+    copies: Mapping[int, tuple[Record, ...]]
+    repeated: frozenset[int]
+    root: Mapping[str, str]
+    visits: Mapping[str, tuple[int, ...]]
+    devices_dropped: bool
+    counts: Mapping[str, int]
+
+    def sample(self, number: int, record: Record) -> dict[str, Any]:
+        """The sample's JSON: the contract's fields and no others."""
+        copies = self.copies.get(number, ())
+        together = (record, *copies)
+        patients = sorted({one["patient"] for one in together if one["patient"]})
+        splits = {part for one in together for part in one["split"].split("|") if part}
+        plain = ("key", "name", "modality", "width", "height", "source_width", "source_height")
+        return {
+            **{name: record[name] for name in plain},
+            "patient": record["patient"],
+            "group": self.root.get(patients[0], patients[0]) if patients else record["key"],
+            "eye": _one_eye(together),
+            "device": None if self.devices_dropped else record["device"],
+            "visit": self._visit(record),
+            "split": "|".join(sorted(splits)),
+            "field_of_view": record["field_of_view"],
+            "aliases": [{name: one[name] for name in ("key", "name", "patient", "split")} for one in copies],
+            "pixels_sha256": record["pixels_sha256"],
+        }
+
+    def original_key(self, number: int) -> str:
+        """The key of the sample that a duplicate is an alias of."""
+        return self.keys[self.original[number]]
+
+    def _visit(self, record: Record) -> int | None:
+        if record["visit_order"] is None:
+            return None
+        return self.visits[record["patient"]].index(record["visit_order"])
+
+
+def resolve(records: Records) -> Resolution:
+    """Read all records twice."""
+    original, repeated = _same_pixels(records())
+    members: dict[int, list[Record]] = {}
+    counts: Counter[str] = Counter()
+    visits: dict[str, set[int]] = {}
+    patients: set[str] = set()
+    devices: set[str] = set()
+    firsts = set(original.values())
+    for number, record in enumerate(records()):
+        if record.get("reason") or number in repeated:
+            continue
+        counts.update(record["remarks"])
+        if number in original or number in firsts:
+            members.setdefault(original.get(number, number), []).append(record)
+        if record["patient"]:
+            patients.add(record["patient"])
+            if record["visit_order"] is not None:
+                visits.setdefault(record["patient"], set()).add(record["visit_order"])
+        devices.update([record["device"]] if record["device"] else ())
+    counts["patients"] = len(patients)
+    counts.update(_conflicts(members.values()))
+    return Resolution(
+        original=original,
+        keys={first: group[0]["key"] for first, group in members.items()},
+        copies={first: tuple(group[1:]) for first, group in members.items()},
+        repeated=repeated,
+        root=_roots(members.values()),
+        visits={patient: tuple(sorted(orders)) for patient, orders in visits.items()},
+        devices_dropped=len(devices) > DEVICES_LIMIT,
+        counts=+counts,
+    )
+
+
+def _same_pixels(records: Iterable[Record]) -> tuple[dict[int, int], frozenset[int]]:
+    """Duplicate -> first file; and the files of sets that are too large to be photographs."""
+    first: dict[bytes, int] = {}
+    original: dict[int, int] = {}
+    for number, record in enumerate(records):
+        if not record.get("reason"):
+            same = first.setdefault(bytes.fromhex(record["pixels_sha256"]), number)
+            if same != number:
+                original[number] = same
+    sizes = Counter(original.values())
+    placeholders = {at for at, copies in sizes.items() if copies >= COPIES_LIMIT}
+    repeated = frozenset(number for number, at in original.items() if at in placeholders) | placeholders
+    return {number: at for number, at in original.items() if at not in placeholders}, repeated
+
+
+def _conflicts(sets: Iterable[list[Record]]) -> Counter[str]:
+    """Sets of equal pictures that lie under several patients, in several splits, with both eyes."""
+    counts: Counter[str] = Counter()
+    for group in sets:
+        counts["id_conflict"] += len({one["patient"] for one in group if one["patient"]}) > 1
+        counts["split_conflict"] += len({one["split"] for one in group if one["split"]}) > 1
+        counts["eye_conflict"] += len({one["eye"] for one in group} - {"unknown"}) > 1
+    return counts
+
+
+def _one_eye(together: Iterable[Record]) -> str:
+    """The eye that all copies agree on."""
+    known = {one["eye"] for one in together} - {"unknown"}
+    eye: str = known.pop() if len(known) == 1 else "unknown"
+    return eye
+
+
+def _roots(sets: Iterable[list[Record]]) -> dict[str, str]:
+    """Union-find over patients that share a photograph; the smallest pseudonym names the group."""
+    parent: dict[str, str] = {}
+
+    def root(patient: str) -> str:
+        while parent.setdefault(patient, patient) != patient:
+            parent[patient] = parent[parent[patient]]  # halve the path
+            patient = parent[patient]
+        return patient
+
+    for group in sets:
+        patients = sorted({one["patient"] for one in group if one["patient"]})
+        for other in patients[1:]:
+            low, high = sorted((root(patients[0]), root(other)))
+            parent[high] = low
+    return {patient: root(patient) for patient in list(parent)}

@@ -1,0 +1,76 @@
+"""What may be known about a photograph: an allow-list; ids become keyed pseudonyms, dates an order.
+
+In: a path, what a table states, what the file itself states. Out: an `Identity` without one raw word.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ssl_retina import pseudonyms
+from ssl_retina.archive import attributes
+from ssl_retina.archive.attributes import Attributes
+
+NOTHING = Attributes()
+
+
+@dataclass(frozen=True)
+class Identity:
+    """De-identified facts of one photograph.
+
+    key, name, patient: pseudonyms (patient None: unknown). visit_order orders a patient's visits and is a
+    number shifted by a secret of the patient, never a date; it does not leave the work folder.
+    remarks: codes to count, such as eye_conflict.
+    """
+
+    key: str
+    name: str
+    patient: str | None
+    eye: str
+    device: str | None
+    visit_order: int | None
+    split: str
+    remarks: tuple[str, ...]
+
+
+def identify(
+    path: str, stated: Attributes | None, facts: Mapping[str, str], *, key: bytes, site: str
+) -> Identity:
+    """Merge what the table states with what the file states (DICOM); the table counts first.
+
+    Eyes that contradict each other become unknown. `facts` is read under the names patient, eye, device and
+    visit alone; anything else in it is never looked at.
+    """
+    stated = stated or NOTHING
+    eye, conflict = _eye(stated.eye, attributes.eye(facts.get("eye", "")))
+    own_patient = attributes.patient(facts.get("patient", ""))
+    raw = stated.patient if stated.patient is not None else own_patient
+    patient = None if raw is None else pseudonyms.patient(key, raw, site)
+    visit = stated.visit if stated.visit is not None else attributes.visit(facts.get("visit", ""))
+    device = stated.device or attributes.device(facts.get("device", ""))
+    seen = {"no_patient": patient is None, "eye_conflict": conflict, "eye_unknown": eye == "unknown"}
+    return Identity(
+        key=pseudonyms.image(key, path, site),
+        name=pseudonyms.name(key, path, site),
+        patient=patient,
+        eye=eye,
+        device=device,
+        visit_order=None if visit is None or patient is None else visit + _shift(key, patient),
+        split=stated.split or "",
+        remarks=tuple(code for code, present in seen.items() if present),
+    )
+
+
+def _eye(stated: str | None, own: str | None) -> tuple[str, bool]:
+    """The eye, and whether the two sources contradict each other."""
+    known = {stated, own} & {"right", "left"}
+    if len(known) == 2:
+        return "unknown", True
+    return (known.pop() or "unknown" if known else "unknown"), False
+
+
+def _shift(key: bytes, patient: str) -> int:
+    """A secret offset of about 2**47 for each patient: order stays, dates do not."""
+    digest = hmac.new(key, f"visit\0{patient}".encode(), hashlib.sha256).digest()
+    return int.from_bytes(digest[:6], "big")

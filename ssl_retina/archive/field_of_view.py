@@ -1,0 +1,196 @@
+"""Finds the illuminated circle of a fundus photograph, whole or cut by the sensor, on a thumbnail.
+
+In: a thumbnail of brightness. Out: a circle and how sure it is, or None. Steps: threshold against the black
+border, collect the outline, fit circles through triples of it and keep the one most of the outline agrees
+with, then move it to where brightness falls into black along rays.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+LIFTS = (0.1, 0.3)
+"""Thresholds tried, as shares of the way from black to bright."""
+
+SURE = 0.9
+"""Support at which no further threshold is tried."""
+
+TRIPLES = 256
+RAYS = 240
+OFFSET = 4.0
+"""Added to brightness before its logarithm: steps below it are noise."""
+
+
+@dataclass(frozen=True)
+class Circle:
+    """A circle in pixels (pixel i covers i to i + 1).
+
+    visible: share of the outline that lies inside the image; support: share of that which is really seen.
+    """
+
+    x: float
+    y: float
+    radius: float
+    visible: float
+    support: float
+
+
+def find(brightness: NDArray[np.uint8]) -> Circle | None:
+    """The circle of light in (height, width) brightness, or None where no outline is seen."""
+    values = _median(_median(brightness).T).T.astype(np.float64)
+    black, bright = np.quantile(values, (0.002, 0.9))
+    best: Circle | None = None
+    for lift in LIFTS:
+        threshold = black + max(lift * (bright - black), 3.0)
+        outline = _outline(values > threshold)
+        if len(outline) < 24:
+            continue
+        coarse = _most_agreed(outline, max(values.shape))
+        if coarse is None:
+            continue
+        circle = _settle(values, coarse, black)
+        if circle is None or not _dark_around(values, circle, black):
+            continue
+        if best is None or circle.support > best.support + 0.02:
+            best = circle
+        if best.support >= SURE:
+            break
+    return best
+
+
+def _median(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The median of each value and its two neighbours in the column; takes away noise and thin letters."""
+    before, here, after = values[:-2], values[1:-1], values[2:]
+    middle = np.maximum(np.minimum(before, here), np.minimum(np.maximum(before, here), after))
+    return np.concatenate([values[:1], middle, values[-1:]])
+
+
+def _outline(lit: NDArray[np.bool_]) -> Floats:
+    """(n, 2) x, y where each row and column first enters and last leaves the light, inside the image."""
+    return np.concatenate([np.asarray(points) for points in _crossings(lit)])
+
+
+def _crossings(lit: NDArray[np.bool_]) -> Iterator[Floats]:
+    for plane, flip in ((lit, False), (lit.T, True)):
+        length = plane.shape[1]
+        lines = np.flatnonzero(plane.any(axis=1))
+        first = plane[lines].argmax(axis=1)
+        last = length - plane[lines, ::-1].argmax(axis=1)
+        for position in (first, last):
+            inside = (position > 1) & (position < length - 1)
+            points = np.stack([position[inside].astype(np.float64), lines[inside] + 0.5], axis=1)
+            yield points[:, ::-1] if flip else points
+
+
+def _most_agreed(points: Floats, longest: int) -> tuple[float, float, float] | None:
+    """The circle through three outline points that most outline points lie on."""
+    centre = points.mean(axis=0)
+    order = np.argsort(np.arctan2(points[:, 1] - centre[1], points[:, 0] - centre[0]), kind="stable")
+    points = points[order]
+    count = len(points)
+    k = np.arange(TRIPLES)
+    first = k * 7919 % count
+    second = (first + count // 5 + k * 104729 % max(count // 4, 1)) % count
+    third = (second + count // 5 + k * 1299709 % max(count // 4, 1)) % count
+    x, y, radius = _through(points[first], points[second], points[third])
+    plausible = np.isfinite(radius) & (radius > 0.15 * longest) & (radius < 1.2 * longest)
+    if not plausible.any():
+        return None
+    x, y, radius = x[plausible], y[plausible], radius[plausible]
+    distance = np.hypot(points[:, 0] - x[:, None], points[:, 1] - y[:, None]) - radius[:, None]
+    votes = (np.abs(distance) < max(1.5, 0.008 * longest)).sum(axis=1)
+    winner = int(votes.argmax())
+    return float(x[winner]), float(y[winner]), float(radius[winner])
+
+
+def _through(a: Floats, b: Floats, c: Floats) -> tuple[Floats, Floats, Floats]:
+    """Centre and radius of the circles through triples of points; not finite where they lie on a line."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        twice = 2 * ((b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0]))
+        square_b = ((b - a) ** 2).sum(axis=1)
+        square_c = ((c - a) ** 2).sum(axis=1)
+        x = ((c[:, 1] - a[:, 1]) * square_b - (b[:, 1] - a[:, 1]) * square_c) / twice
+        y = ((b[:, 0] - a[:, 0]) * square_c - (c[:, 0] - a[:, 0]) * square_b) / twice
+        return a[:, 0] + x, a[:, 1] + y, np.hypot(x, y)
+
+
+def _settle(values: Floats, circle: tuple[float, float, float], black: float) -> Circle | None:
+    """Move a coarse circle to the fall into black along its rays; None where that is not seen."""
+    x, y, radius = circle
+    visible = agreeing = 0
+    for reach in (0.08, 0.04, 0.025):
+        points, seen, visible = _falls(values, (x, y, radius), black, reach)
+        if seen < 12 or visible < 0.05 * RAYS:
+            return None
+        x, y, radius, agreeing = _robust_fit(points, (x, y, radius))
+    return Circle(x, y, radius, visible / RAYS, agreeing / visible)
+
+
+def _dark_around(values: Floats, circle: Circle, black: float) -> bool:
+    """Whether most of what lies outside the circle is far darker than the inside; a white page is not."""
+    rows = (np.arange(values.shape[0]) + 0.5 - circle.y)[:, None]
+    columns = (np.arange(values.shape[1]) + 0.5 - circle.x)[None, :]
+    distance = rows**2 + columns**2
+    outside = values[distance > (1.04 * circle.radius) ** 2]
+    inside = values[distance < (0.96 * circle.radius) ** 2]
+    if len(inside) < 64:
+        return False
+    return len(outside) < 64 or bool(np.median(outside) - black < 0.3 * (np.median(inside) - black) + 1)
+
+
+def _falls(
+    values: Floats, circle: tuple[float, float, float], black: float, reach: float
+) -> tuple[Floats, int, int]:
+    """Points of steepest fall in the logarithm of brightness; how many rays have one, how many could."""
+    x, y, radius = circle
+    height, width = values.shape
+    step = 0.5
+    half = max(reach * radius, 3.0)
+    radii = radius + np.arange(-half, half + step, step)
+    angles = np.arange(RAYS) * (2 * np.pi / RAYS)
+    sample_x = x + np.cos(angles)[:, None] * radii
+    sample_y = y + np.sin(angles)[:, None] * radii
+    inside = (sample_x > 0) & (sample_x < width) & (sample_y > 0) & (sample_y < height)
+    level = np.log(np.maximum(_bilinear(values, sample_x, sample_y) - black, 0) + OFFSET)
+    gap = 3
+    fall = np.where(inside[:, 2 * gap :], level[:, : -2 * gap] - level[:, 2 * gap :], 0)
+    steepest = fall.argmax(axis=1)
+    ray = np.arange(RAYS)
+    visible = inside[:, np.searchsorted(radii, radius) + gap]
+    seen = visible & (fall[ray, steepest] > 0.35)
+    at = radii[steepest[seen] + gap]
+    points = np.stack([x + np.cos(angles[seen]) * at, y + np.sin(angles[seen]) * at], axis=1)
+    return points, int(seen.sum()), int(visible.sum())
+
+
+def _bilinear(values: Floats, x: Floats, y: Floats) -> Floats:
+    """Values between pixel centres; the edge pixel's value beyond the image."""
+    height, width = values.shape
+    column = np.clip(x - 0.5, 0, width - 1.001)
+    row = np.clip(y - 0.5, 0, height - 1.001)
+    left, top = column.astype(np.int64), row.astype(np.int64)
+    right, down = column - left, row - top
+    upper = values[top, left] * (1 - right) + values[top, left + 1] * right
+    lower = values[top + 1, left] * (1 - right) + values[top + 1, left + 1] * right
+    return upper * (1 - down) + lower * down
+
+
+def _robust_fit(points: Floats, circle: tuple[float, float, float]) -> tuple[float, float, float, int]:
+    """Geometric least squares on the points near the circle; the last number is how many those are."""
+    x, y, radius = circle
+    near = np.ones(len(points), bool)
+    for tolerance in (4.0, 2.5, 1.5, 1.5):
+        offset = points - (x, y)
+        distance = np.hypot(offset[:, 0], offset[:, 1])
+        residual = distance - radius
+        near = np.abs(residual - np.median(residual)) < tolerance
+        unit = offset[near] / distance[near, None]
+        normal = np.concatenate([unit, np.ones((len(unit), 1))], axis=1)
+        gram = normal.T @ normal + 1e-6 * np.eye(3)
+        move = np.linalg.solve(gram, normal.T @ residual[near])
+        x, y, radius = x + move[0], y + move[1], radius + move[2]
+    return float(x), float(y), float(radius), int(near.sum())

@@ -1,0 +1,160 @@
+"""Which row of a table speaks of which file: by relative path, then by bare name where only one fits.
+
+In: `Found` rows, a table, a pattern. Out: what is stated about each file, and counts of what fitted nothing.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from ssl_retina import pseudonyms
+from ssl_retina.archive import pattern
+from ssl_retina.archive.attributes import Attributes
+from ssl_retina.archive.scan import Found
+from ssl_retina.archive.table import Table
+from ssl_retina.errors import InputError
+
+Stated = dict[int, Attributes]
+"""What is stated about a file, by its number in the scan."""
+
+SEVERAL = -1
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm", ".dcm", ".gif"))
+
+
+def from_table(found: Sequence[Found], table: Table) -> tuple[Stated, Counter[str]]:
+    """What the table states. Raises InputError if no row fits a file, or a file has two patients."""
+    numbers = _Numbers(found)
+    stated: Stated = {}
+    counts: Counter[str] = Counter({f"unknown_{name}": count for name, count in table.unknown.items()})
+    for file, given in table.rows:
+        number = numbers.of(file)
+        if number is None or number == SEVERAL:
+            counts["table_rows_without_file" if number is None else "table_rows_ambiguous"] += 1
+        elif number in stated:
+            stated[number] = _both(stated[number], given, counts)
+        else:
+            stated[number] = given
+    if not stated:
+        raise InputError(
+            f"none of the {len(table.rows)} rows of the table fits a file of the source: column "
+            f"{table.columns['file']!r} should hold paths below the source, or bare file names "
+            "(--map file=COLUMN chooses another)"
+        )
+    if counts["patient_contradicted"]:
+        raise InputError(
+            f"the table gives different patients for one file, in {counts['patient_contradicted']} rows: "
+            "patients would straddle splits. Mend the table, or map another column"
+        )
+    counts["files_without_table_row"] = sum(
+        not one.reason and number not in stated for number, one in enumerate(found)
+    )
+    return stated, +counts
+
+
+def from_pattern(found: Sequence[Found], text: str) -> tuple[Stated, Counter[str]]:
+    """What the file names state. Raises InputError if none follows the pattern."""
+    compiled = pattern.compile_pattern(text)
+    read = ((number, pattern.read_name(compiled, one.path)) for number, one in enumerate(found))
+    stated = {number: given for number, given in read if given is not None}
+    if not stated:
+        raise InputError(
+            f"no file name follows --pattern {text!r}: it describes the bare name without folder and suffix"
+        )
+    return stated, +Counter(names_unlike_pattern=len(found) - len(stated))
+
+
+def merged(table: Stated, names: Stated) -> tuple[Stated, Counter[str]]:
+    """Both together: the table's word counts, but eyes that contradict each other become unknown."""
+    stated = dict(names)
+    counts: Counter[str] = Counter()
+    for number, given in table.items():
+        stated[number] = _over(given, stated[number], counts) if number in stated else given
+    return stated, counts
+
+
+def _over(first: Attributes, second: Attributes, counts: Counter[str]) -> Attributes:
+    """`first`, filled up from `second`."""
+    filled = {
+        field.name: getattr(second, field.name)
+        for field in dataclasses.fields(Attributes)
+        if getattr(first, field.name) in (None, "unknown")
+    }
+    known = {first.eye, second.eye} & {"left", "right"}
+    if len(known) == 2:
+        counts["eye_conflict"] += 1
+        filled["eye"] = "unknown"
+    return dataclasses.replace(first, **filled)
+
+
+def _both(first: Attributes, second: Attributes, counts: Counter[str]) -> Attributes:
+    """Two rows of one file: what they agree on; splits add up; two patients are counted as an error."""
+    counts["table_rows_of_one_file"] += 1
+    agreed = {
+        field.name: _agreed(getattr(first, field.name), getattr(second, field.name))
+        for field in dataclasses.fields(Attributes)
+    }
+    if first.patient and second.patient:
+        if pseudonyms.normalise(first.patient) != pseudonyms.normalise(second.patient):
+            counts["patient_contradicted"] += 1
+        agreed["patient"] = first.patient
+    if agreed["eye"] is None and (first.eye or second.eye):
+        counts["eye_conflict"] += 1
+        agreed["eye"] = "unknown"
+    parts = {part for one in (first, second) if one.split for part in one.split.split("|")}
+    agreed["split"] = "|".join(sorted(parts)) or None
+    return Attributes(**agreed)
+
+
+def _agreed(first: object, second: object) -> Any:
+    """The value that two rows agree on; one that says nothing agrees with all."""
+    if first is None or second is None:
+        return first if second is None else second
+    return first if first == second else None
+
+
+class _Numbers:
+    """Files by path, and by bare name with and without suffix (case-folded)."""
+
+    def __init__(self, found: Sequence[Found]) -> None:
+        self._folders: list[tuple[str, ...]] = []
+        self._paths: dict[str, int] = {}
+        self._names: dict[str, list[int]] = {}
+        for number, one in enumerate(found):
+            path = PurePosixPath(pseudonyms.normalise_path(one.path))
+            self._folders.append(path.parts[:-1])
+            self._paths.setdefault(path.as_posix(), number)
+            for name in {path.name.casefold(), path.stem.casefold()}:
+                self._names.setdefault(name, []).append(number)
+
+    def of(self, cell: str) -> int | None:
+        """The file's number, SEVERAL where the bare name fits more than one, None where nothing fits."""
+        path = PurePosixPath(pseudonyms.normalise_path(cell.strip().replace("\\", "/").lstrip("/")))
+        if path.as_posix() in self._paths:
+            return self._paths[path.as_posix()]
+        spellings = [path.name.casefold()]
+        if path.suffix.casefold() in IMAGE_SUFFIXES:
+            spellings.append(path.stem.casefold())
+        for spelling in spellings:
+            fitting = [number for number in self._names.get(spelling, ()) if self._fits(number, path)]
+            if fitting:
+                return fitting[0] if len(fitting) == 1 else SEVERAL
+        return None
+
+    def _fits(self, number: int, path: PurePosixPath) -> bool:
+        """Whether the folders of both, as far as both name them, agree: train/1.jpg is not test/1.jpg."""
+        pairs = zip(reversed(self._folders[number]), reversed(path.parts[:-1]), strict=False)
+        return all(own == given for own, given in pairs)
+
+
+def collisions(found: Sequence[Found]) -> Mapping[int, int]:
+    """Files whose paths are one in NFC, such as two spellings of an accent: later number -> first number."""
+    spelled = [(number, pseudonyms.normalise_path(one.path)) for number, one in enumerate(found)]
+    odd = {path for number, path in spelled if path != found[number].path}
+    first: dict[str, int] = {}
+    twins: dict[int, int] = {}
+    for number, path in spelled:
+        if path in odd and first.setdefault(path, number) != number:
+            twins[number] = first[path]
+    return twins

@@ -1,0 +1,108 @@
+"""The output folder of a build: whose it is, whether it can be continued, and how it is left clean.
+
+In: a folder and what identifies a run. Out: fresh, to be continued or complete; StateError for anything else.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from ssl_retina import files, shard_index, shards
+from ssl_retina.errors import StateError
+
+WORK_NAME = ".work"
+PLAN_NAME = "plan.json"
+
+
+class Found(StrEnum):
+    """What the output holds."""
+
+    NOTHING = "nothing"
+    UNFINISHED = "unfinished"
+    COMPLETE = "complete"
+
+
+def claim(out: Path, identity: Mapping[str, Any], tools: Mapping[str, str]) -> Found:
+    """Look at an output under its lock and make it ours, with its work folder.
+
+    identity: settings, key fingerprint, digests of listing and attributes. tools: versions that decide the
+    bytes; they must stay the same within one build. Raises StateError for an output of something else.
+    """
+    _sweep(out)
+    if (out / shards.INDEX_NAME).exists():
+        made = shards.read_index(out).facts.get("made_from")
+        _compare(out, made if isinstance(made, dict) else {}, identity)
+        shutil.rmtree(out / WORK_NAME, ignore_errors=True)
+        return Found.COMPLETE
+    work = out / WORK_NAME
+    plan = {**identity, **{f"{name} version": version for name, version in tools.items()}}
+    if (work / PLAN_NAME).exists():
+        _compare(out, json.loads((work / PLAN_NAME).read_bytes()), plan)
+        return Found.UNFINISHED
+    foreign = [path for path in out.iterdir() if not path.name.startswith(".")]
+    if foreign:
+        raise StateError(f"{out} holds {len(foreign)} files of something else: give an empty or new --out")
+    work.mkdir(exist_ok=True)
+    files.write_json(work / PLAN_NAME, plan)
+    return Found.NOTHING
+
+
+def _compare(out: Path, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse other settings, naming each that differs."""
+    differing = [name for name in sorted({*made, *wanted}) if made.get(name) != wanted.get(name)]
+    if "key_fingerprint" in differing:
+        differing = ["key_fingerprint"]  # all digests are keyed: they differ with it
+    if differing:
+        shown = "; ".join(_difference(name, made.get(name), wanted.get(name)) for name in differing)
+        raise StateError(
+            f"{out} was made with other settings or from another archive: {shown}. Give another --out, or "
+            "remove that folder to make it anew"
+        )
+
+
+def _difference(name: str, made: object, wanted: object) -> str:
+    words = {
+        "listing": "the files of the source are others now",
+        "attributes": "what the table and the pattern state is different",
+        "key_fingerprint": "another key",
+    }
+    return words.get(name, f"{name} was {made}, is {wanted}")
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a killed run left half written."""
+    for folder in (out, out / WORK_NAME):
+        for path in folder.glob(".*.tmp-*"):
+            path.unlink(missing_ok=True)
+
+
+def drop_shards(out: Path) -> None:
+    """Remove the shards of an interrupted run, since a chunk is made anew and they may not fit it."""
+    for path in shard_index.tars(out):
+        path.unlink()
+
+
+def finish(out: Path) -> None:
+    """Remove the work folder: the index stands."""
+    shutil.rmtree(out / WORK_NAME)
+
+
+def make_folders(out: Path) -> list[Path]:
+    """Create `out` and its parents; give those that were not there, deepest first."""
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def withdraw(out: Path, made: list[Path]) -> None:
+    """Leave the place as it was before a build that wrote nothing."""
+    shutil.rmtree(out / WORK_NAME, ignore_errors=True)
+    (out / shards.LEDGER_NAME).unlink(missing_ok=True)
+    for folder in made:
+        try:
+            folder.rmdir()
+        except OSError:
+            return

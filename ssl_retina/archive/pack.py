@@ -1,0 +1,146 @@
+"""Stage 2 of the build: records and chunks -> shards in the order of the scan, and the ledger.
+
+In: a finished work folder and a `Resolution`. Out: `NAME-000000.tar` ... and `ledger.jsonl`, each whole. The
+only user of webdataset's writer; importing this loads torch, which workers must not.
+"""
+
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from webdataset import TarWriter
+
+from ssl_retina import files, shards
+from ssl_retina.archive import worker
+from ssl_retina.archive.dedup import REPEATED, Resolution
+from ssl_retina.archive.worker import Record
+from ssl_retina.errors import StateError
+
+OWNER = "bigdata"
+WRITTEN, REJECTED, DUPLICATE = "written", "rejected", "duplicate"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the shards go and how they are cut."""
+
+    work: Path
+    out: Path
+    name: str
+    samples_per_shard: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sample on its way into a shard."""
+
+    key: str
+    suffix: str
+    facts: bytes
+    chunk: int
+    offset: int
+    size: int
+    crc: int
+
+
+def pack(plan: Plan, records: Iterable[tuple[int, Record]], resolution: Resolution) -> Counter[str]:
+    """Write shards and ledger; give the ledger's counts: outcomes, and `reason:...` of the rejected.
+
+    A shard that is there with the right size was renamed into place by an interrupted run of the same
+    settings and is kept.
+    """
+    counts: Counter[str] = Counter()
+    with (
+        files.whole(plan.out / shards.LEDGER_NAME) as temporary,
+        temporary.open("w", encoding="utf-8") as ledger,
+    ):
+        collected: list[Item] = []
+        for item, line in _items(records, resolution):
+            ledger.write(json.dumps(line, sort_keys=True) + "\n")
+            counts[line["outcome"]] += 1
+            if line["outcome"] == REJECTED:
+                counts[f"reason:{line['reason']}"] += 1
+            if item is not None:
+                collected.append(item)
+            if len(collected) == plan.samples_per_shard:
+                counts["shards"] += _shard(plan, counts["shards"], collected)
+                collected = []
+        if collected:
+            counts["shards"] += _shard(plan, counts["shards"], collected)
+    return counts
+
+
+def _items(
+    records: Iterable[tuple[int, Record]], resolution: Resolution
+) -> Iterator[tuple[Item | None, dict[str, str]]]:
+    """Every row of the scan as its ledger line, with its item where it becomes a sample."""
+    seen: set[str] = set()
+    for number, (chunk, record) in enumerate(records):
+        key = record["key"]
+        assert shards.KEY_PATTERN.fullmatch(key), "a key that is no pseudonym"
+        assert key not in seen, f"key {key} twice"
+        seen.add(key)
+        line = {"key": key, "reason": record.get("reason", ""), "detail": record.get("detail", "")}
+        if number in resolution.repeated:
+            line |= {"reason": REPEATED}
+        if line["reason"]:
+            yield None, line | {"outcome": REJECTED}
+        elif number in resolution.original:
+            first = resolution.original_key(number)
+            yield None, line | {"outcome": DUPLICATE, "of": first}
+        else:
+            line |= {"outcome": WRITTEN, "detail": ";".join(record["notes"])}
+            yield _item(chunk, record, resolution.sample(number, record)), line
+
+
+def _item(chunk: int, record: Record, sample: Mapping[str, Any]) -> Item:
+    facts = json.dumps(sample, sort_keys=True, separators=(",", ":")).encode()
+    assert len(facts) <= shards.JSON_LIMIT, "a sample's JSON above the limit"
+    return Item(
+        record["key"], record["suffix"], facts, chunk, record["offset"], record["bytes"], record["crc"]
+    )
+
+
+def _shard(plan: Plan, number: int, items: list[Item]) -> int:
+    """Write one shard; give 1, the number of shards written."""
+    path = plan.out / shards.shard_name(plan.name, number)
+    size = _tar_size(items)
+    if path.is_file() and path.stat().st_size == size:
+        return 1
+    with files.whole(path) as temporary, temporary.open("wb") as stream:
+        # mtime and owner fixed: the same samples give the same bytes
+        with TarWriter(stream, encoder=False, mtime=0, user=OWNER, group=OWNER) as tar:
+            for item, image in _with_images(plan.work, items):
+                tar.write({"__key__": item.key, item.suffix: image, "json": item.facts})
+        stream.flush()
+        assert temporary.stat().st_size == size, "the size of a tar is arithmetic"
+    return 1
+
+
+def _with_images(work: Path, items: list[Item]) -> Iterator[tuple[Item, bytes]]:
+    """Each item with its encoded image, checked against the CRC that the worker took."""
+    for chunk in dict.fromkeys(item.chunk for item in items):
+        with worker.images_path(work, chunk).open("rb") as stream:
+            for item in (one for one in items if one.chunk == chunk):
+                stream.seek(item.offset)
+                image = stream.read(item.size)
+                if zlib.crc32(image) != item.crc:
+                    raise StateError(
+                        f"{work} is damaged (chunk {chunk}): the disk did not keep what was written. Remove "
+                        f"{work} and run the same command again"
+                    )
+                yield item, image
+
+
+def _tar_size(items: list[Item]) -> int:
+    """Bytes of the tar: for each member a header and blocks of 512, two zero blocks, records of 10,240."""
+    members = sum(1024 + _blocks(item.size) + _blocks(len(item.facts)) for item in items)
+    return -(-(members + 1024) // 10240) * 10240
+
+
+def _blocks(size: int) -> int:
+    return -(-size // 512) * 512

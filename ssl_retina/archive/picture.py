@@ -1,0 +1,47 @@
+"""A decoded photograph as the readers hand it over, and the sizes that are accepted at all.
+
+In: width and height as a file's header states them. Out: nothing, or `Rejected` before a pixel is decoded.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_retina.archive.rejection import Rejected
+
+PIXEL_LIMIT = 100_000_000
+SMALLEST_SIDE = 32
+LARGEST_ASPECT = 12
+
+Pixels = NDArray[np.uint8]
+"""(height, width, 3) red, green, blue."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One decoded source file.
+
+    pixels: (height, width, 3) uint8 RGB, upright, a fresh array that holds no metadata.
+    modality: "fundus", "oct" or "other" where the file itself says so, else None.
+    facts: raw values under the allow-listed names patient, eye, device, visit, straight from DICOM; they may
+        identify a patient and stay in memory until they are made pseudonyms.
+    notes: what was mended on the way, such as "trailer" or "scaled_16_bit:12-4031"; for the ledger.
+    """
+
+    pixels: Pixels
+    modality: str | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse sizes that no retinal photograph has: too_large, aspect, too_small (pixels)."""
+    if width * height > PIXEL_LIMIT:
+        raise Rejected("too_large", f"{width}x{height}")
+    short, long = sorted((width, height))
+    if short > 0 and long > LARGEST_ASPECT * short:
+        raise Rejected("aspect", f"{width}x{height}")
+    if short < SMALLEST_SIDE:
+        raise Rejected("too_small", f"{width}x{height}")

@@ -1,0 +1,116 @@
+"""What a build is told and what it answers.
+
+In: the options of `ssl-retina shard`. Out: `Settings` that are checked, `Totals` that add up.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ssl_retina.archive.encode import Encoding
+from ssl_retina.errors import InputError
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
+SMALLEST_SIZE, LARGEST_SIZE = 32, 4096
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an archive becomes shards.
+
+    table, columns: a CSV about the files, and which column is which (`{"patient": "Patient"}`).
+    pattern: what the bare file names state, such as `{patient}_{eye}`.
+    size: side of the written squares in pixels. samples_per_shard: images of one tar.
+    site: goes into every pseudonym; name: begins the shards' names.
+    key_file, id_map: the site's key; where to write the way back, if at all. processes: None is all cores.
+    """
+
+    table: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    pattern: str | None = None
+    size: int = 512
+    encoding: Encoding = field(default_factory=Encoding)
+    samples_per_shard: int = 2048
+    site: str = ""
+    name: str = "retina"
+    key_file: Path | None = None
+    id_map: Path | None = None
+    processes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not SMALLEST_SIZE <= self.size <= LARGEST_SIZE:
+            raise InputError(f"--size {self.size}: from {SMALLEST_SIZE} to {LARGEST_SIZE} pixels")
+        if self.samples_per_shard < 1:
+            raise InputError(f"--samples-per-shard {self.samples_per_shard}: at least 1")
+        if self.processes is not None and self.processes < 1:
+            raise InputError(f"--processes {self.processes}: at least 1")
+        if self.columns and self.table is None:
+            raise InputError("--map says which column of a table is which: give the table too (--table CSV)")
+        for option, word in (("--name", self.name), ("--site", self.site or "none")):
+            if not NAME_PATTERN.fullmatch(word):
+                raise InputError(f"{option}: up to 32 letters, digits, - and _")
+
+    @property
+    def workers(self) -> int:
+        """How many worker processes are asked for."""
+        return self.processes or _cores()
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the bytes of the output, beside the archive, its table and the key."""
+        return {
+            "size": self.size,
+            "quality": None if self.encoding.lossless else self.encoding.quality,
+            "chroma": None if self.encoding.lossless else self.encoding.chroma,
+            "lossless": self.encoding.lossless,
+            "samples_per_shard": self.samples_per_shard,
+            "site": self.site,
+            "name": self.name,
+        }
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What became of every file; scanned = written + rejected + duplicates.
+
+    patients: different known patients among the photographs. reasons: rejected by reason. remarks: what
+    else was counted, such as eye_conflict or table_rows_without_file.
+    """
+
+    scanned: int
+    written: int
+    rejected: int
+    duplicates: int
+    patients: int
+    shards: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    remarks: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.scanned == self.written + self.rejected + self.duplicates, self
+        assert self.rejected == sum(self.reasons.values()), self
+
+    def counts(self) -> dict[str, int]:
+        """The six numbers of `--json`."""
+        names = ("scanned", "written", "rejected", "duplicates", "patients", "shards")
+        return {name: getattr(self, name) for name in names}
+
+
+def _ignore(*_: object) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told how a build goes: notes for a person, and (files done, files in all)."""
+
+    note: Callable[[str], None] = _ignore
+    progress: Callable[[int, int], None] = _ignore

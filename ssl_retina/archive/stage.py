@@ -1,0 +1,123 @@
+"""Stage 1 of the build: all files of the scan through worker processes, chunk by chunk; restartable.
+
+In: a `Job`, the scan's rows and what is stated about them. Out: complete chunks in the work folder.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from ssl_retina.archive import process, worker
+from ssl_retina.archive.matching import Stated
+from ssl_retina.archive.scan import Found
+from ssl_retina.archive.worker import IO, UNEXPECTED, Chunk, Job, Record
+from ssl_retina.errors import BadInputLimitError, StateError
+
+CHUNK_ROWS = 256
+CHUNKS_WANTED = 128
+IN_A_ROW = 50
+WINDOW = 1000
+SHARE = 0.05
+LIMITED = frozenset((IO, UNEXPECTED))
+"""Reasons that say something about the machine and not about the archive."""
+
+Progress = Callable[[int], None]
+
+
+def chunk_rows(count: int) -> int:
+    """Rows of a chunk: depends on the archive alone, so that a restart with other processes goes on."""
+    return min(CHUNK_ROWS, max(8, -(-count // CHUNKS_WANTED)))
+
+
+def chunks(found: Sequence[Found], stated: Stated) -> list[Chunk]:
+    """The scan cut into chunks."""
+    rows = chunk_rows(len(found))
+    starts = range(0, len(found), rows)
+    return [
+        Chunk(
+            number, tuple((one, stated.get(at)) for at, one in enumerate(found[start : start + rows], start))
+        )
+        for number, start in enumerate(starts)
+    ]
+
+
+def missing(work: Path, planned: Sequence[Chunk]) -> list[Chunk]:
+    """The chunks that are not there yet."""
+    return [chunk for chunk in planned if not _is_complete(work, chunk)]
+
+
+def _is_complete(work: Path, chunk: Chunk) -> bool:
+    """Whether a chunk need not be made again; one with a file that could not be read gets another try."""
+    made = worker.read_records(work, chunk.number)
+    return made is not None and all(record.get("reason") != IO for record in made)
+
+
+def run(job: Job, wanted: Sequence[Chunk], *, processes: int, progress: Progress) -> None:
+    """Make chunks; `progress` is told the rows of each.
+
+    Raises BadInputLimitError where the storage fails (or our code, on everything), StateError where a
+    worker was ended from outside.
+    """
+    limit = Limit()
+    with process.pool(min(processes, len(wanted))) as executor:
+        futures = {executor.submit(worker.process_chunk, job, chunk): chunk for chunk in wanted}
+        ordered = deque(futures)
+        try:
+            for future in as_completed(futures):
+                future.result()
+                progress(len(futures[future].rows))
+                while ordered and ordered[0].done():
+                    limit.count(ordered.popleft().result())
+        except BrokenProcessPool:
+            raise StateError(
+                "a worker process was ended from outside (most often: out of memory). Run the same command "
+                "again, it continues; with less memory: --processes 1"
+            ) from None
+        except MemoryError:
+            raise StateError(
+                "a worker process ran out of memory. Run the same command again with fewer --processes: it "
+                "continues"
+            ) from None
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+def records(work: Path, planned: int) -> Iterator[tuple[int, Record]]:
+    """All records in the order of the scan, each with its chunk's number."""
+    for number in range(planned):
+        content = worker.read_records(work, number)
+        if content is None:
+            raise StateError(f"{work} has lost chunk {number}: run the same command again, it makes it anew")
+        for record in content:
+            yield number, record
+
+
+class Limit:
+    """Stops the run when the machine fails and not the files: 50 in a row, or 5 % of the last 1,000 rows."""
+
+    def __init__(self) -> None:
+        self._row = 0
+        self._window: deque[bool] = deque(maxlen=WINDOW)
+        self._reasons: Counter[str] = Counter()
+
+    def count(self, reasons: Sequence[str]) -> None:
+        """Take the next rows of the scan. Raises BadInputLimitError."""
+        for reason in reasons:
+            failed = reason in LIMITED
+            self._row = self._row + 1 if failed else 0
+            self._window.append(failed)
+            self._reasons.update([reason] if failed else ())
+            share = sum(self._window) / WINDOW if failed and len(self._window) == WINDOW else 0.0
+            if self._row >= IN_A_ROW or share >= SHARE:
+                self._stop()
+
+    def _stop(self) -> None:
+        how = f"{self._row} in a row" if self._row >= IN_A_ROW else f"{SHARE:.0%} of the last {WINDOW:,}"
+        counts = ", ".join(f"{reason} {count}" for reason, count in sorted(self._reasons.items()))
+        raise BadInputLimitError(
+            f"stopped: {how} files could not be read ({counts}). That is the storage, or a defect of this "
+            "program where the reason is `unexpected`, not the files. Look at the mount, then run the same "
+            "command again: it continues"
+        )

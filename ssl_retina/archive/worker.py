@@ -1,0 +1,156 @@
+"""Stage 1, in a worker process: files of an archive -> one chunk of encoded images and their records.
+
+In: a `Job` and rows of the scan. Out: `chunk-000012.bin` and, last, `chunk-000012.json` in the work folder,
+both whole; they hold pseudonyms and no word of the source.
+"""
+
+import errno
+import json
+import time
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from ssl_retina import files, pseudonyms
+from ssl_retina.archive import clean, deidentify, readers
+from ssl_retina.archive.attributes import Attributes
+from ssl_retina.archive.encode import Encoding, encode
+from ssl_retina.archive.picture import Picture
+from ssl_retina.archive.rejection import Rejected
+from ssl_retina.archive.scan import Found
+
+IO = "io"
+UNEXPECTED = "unexpected"
+PAUSES = (0.02, 0.1)
+"""Seconds before a file that could not be read is tried again."""
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all chunks of one run share."""
+
+    source: Path
+    work: Path
+    key: bytes = field(repr=False)
+    site: str
+    size: int
+    encoding: Encoding
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Neighbouring rows of the scan, and what is stated about each."""
+
+    number: int
+    rows: tuple[tuple[Found, Attributes | None], ...] = field(repr=False)
+
+
+def images_path(work: Path, number: int) -> Path:
+    """The encoded images of a chunk, one behind the other."""
+    return work / f"chunk-{number:06d}.bin"
+
+
+def records_path(work: Path, number: int) -> Path:
+    """The records of a chunk; written last, so that its presence says that the chunk is complete."""
+    return work / f"chunk-{number:06d}.json"
+
+
+def read_records(work: Path, number: int) -> list[Record] | None:
+    """The records of a complete chunk, else None."""
+    try:
+        content = json.loads(records_path(work, number).read_bytes())
+        if images_path(work, number).stat().st_size != content["bytes"]:
+            return None
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    records: list[Record] = content["records"]
+    return records
+
+
+def process_chunk(job: Job, chunk: Chunk) -> list[str]:
+    """Make one chunk; give the reason of each row, empty where it became an image."""
+    images = images_path(job.work, chunk.number)
+    with files.whole(images) as temporary, temporary.open("wb") as stream:
+        records = [_record(job, found, stated, stream) for found, stated in chunk.rows]
+    content = {"bytes": images.stat().st_size, "records": records}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    files.write_bytes(records_path(job.work, chunk.number), text.encode())
+    return [record.get("reason", "") for record in records]
+
+
+def _record(job: Job, found: Found, stated: Attributes | None, stream: BinaryIO) -> Record:
+    try:
+        with _Unforeseen():
+            record, image = _photograph(job, found, stated)
+    except Rejected as refusal:
+        key = pseudonyms.image(job.key, found.path, job.site)
+        return {"key": key, "reason": refusal.reason, "detail": refusal.detail}
+    place = {"offset": stream.tell(), "bytes": len(image), "crc": zlib.crc32(image)}
+    stream.write(image)
+    return record | place
+
+
+def _photograph(job: Job, found: Found, stated: Attributes | None) -> tuple[Record, bytes]:
+    """One file as its record and its encoded image. Raises Rejected."""
+    if found.reason:
+        raise Rejected(found.reason)
+    picture = _read(job.source / found.path)
+    modality = picture.modality or (stated.modality if stated else None)
+    cleaned = clean.clean(picture.pixels, modality, job.size)
+    suffix, image = encode(cleaned.pixels, job.encoding)
+    height, width = cleaned.pixels.shape[:2]
+    ellipse = cleaned.field_of_view
+    identity = deidentify.identify(found.path, stated, picture.facts, key=job.key, site=job.site)
+    record = asdict(identity) | {
+        "modality": cleaned.modality,
+        "width": width,
+        "height": height,
+        "source_width": picture.pixels.shape[1],
+        "source_height": picture.pixels.shape[0],
+        "field_of_view": None if ellipse is None else [round(float(value), 2) for value in ellipse],
+        "pixels_sha256": clean.pixels_sha256(picture.pixels),
+        "suffix": suffix,
+        "notes": list(picture.notes),
+    }
+    return record, image
+
+
+def _read(path: Path) -> Picture:
+    """Read a file; a mount that stumbles is asked again."""
+    for pause in PAUSES:
+        try:
+            return readers.read(path)
+        except Rejected as refusal:
+            if refusal.reason != IO:
+                raise
+        time.sleep(pause)
+    return readers.read(path)
+
+
+class _Unforeseen:
+    """Turns an exception that nobody foresaw into a rejection that names its type and nothing else.
+
+    A message or a traceback of a parser may quote a name, a path or a tag (faults.md F100). Such files are
+    counted, and many of them stop the run (`stage.Limit`); a lack of memory is no property of a file.
+    """
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, Rejected | MemoryError):
+            return
+        if isinstance(error, OSError) and error.errno is not None:
+            raise Rejected(IO, errno.errorcode.get(error.errno, "errno")) from None
+        raise Rejected(UNEXPECTED, type(error).__name__) from None
+
+
+def raw_patient(path: Path) -> str:
+    """The patient id that a DICOM file states, for the id map alone."""
+    return readers.read(path).facts["patient"]

@@ -1,0 +1,228 @@
+"""A folder of shards -> everything that is wrong with it, and what it holds.
+
+In: a folder with an index. Out: a Report that names damage by shard and sample, all of it at once: SHA-256
+of every shard, structure of every tar, CRC-32 and a full decode of every image. numpy and PIL, no torch.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssl_retina import files, shard_index, shards
+from ssl_retina.data.images import Undecodable, decode
+from ssl_retina.errors import InputError, ShardError, StateError
+from ssl_retina.shard_index import Member
+from ssl_retina.shards import COLUMNS, Index, Reader
+
+CHUNK = 256
+UNFINISHED = ".work"
+"""The archive step's work folder; it is gone when the set is complete."""
+OWN_FACTS = ("format", "columns", "positions_sha256")
+"""What `shard_index.write` says itself; all other facts of an index stay when it is written again."""
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a set holds and what is wrong with it.
+
+    columns: for each column how many samples have each word. sizes: how many images are W x H pixels.
+    ignored: members with other suffixes, which are never read. patients: how many patients are known.
+    """
+
+    samples: int
+    shards: int
+    bytes: int
+    digest: str
+    patients: int
+    columns: Mapping[str, Mapping[str, int]]
+    sizes: Mapping[str, int]
+    ignored: Mapping[str, int]
+    damage: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return {**vars(self), "damage": list(self.damage)}
+
+
+@dataclass
+class _Seen:
+    """What the samples looked at so far showed."""
+
+    damage: list[str]
+    sizes: Counter[str]
+    groups: set[int]
+
+
+def inspect(folder: Path, *, advance: Advance) -> Report:
+    """Read every byte of a set once or twice and decode every image, on all cores.
+
+    `advance` is told how many samples were done. Raises ShardError where there is no index of ours.
+    """
+    index = shards.read_index(folder)
+    damage = shard_index.verify(index, hashes=True)
+    ignored: Counter[str] = Counter()
+    seen = _Seen([], Counter(), set())
+    if any(sentence.startswith(shards.POSITIONS_NAME) for sentence in damage):
+        columns: dict[str, dict[str, int]] = {}
+        damage += [wrong for shard in index.shards for wrong in _unreadable(index, shard.url)]
+    else:
+        damage += _structure(index, ignored)
+        columns = _columns(index)
+        _look_at_all(index, seen, advance)
+    return Report(
+        samples=index.samples,
+        shards=len(index.shards),
+        bytes=sum(shard.filesize for shard in index.shards),
+        digest=index.digest,
+        patients=len(seen.groups),
+        columns=columns,
+        sizes=dict(seen.sizes.most_common()),
+        ignored=dict(sorted(ignored.items())),
+        damage=tuple(dict.fromkeys(damage + seen.damage)),
+    )
+
+
+def write_index(folder: Path, *, advance: Advance) -> Index:
+    """Index a folder of tars, ours or anybody's WebDataset; facts of an index that was there are kept.
+
+    Raises StateError where an index of ours is there and fits, ShardError for tars that break the contract.
+    """
+    if (folder / UNFINISHED).exists():
+        raise StateError(f"{folder} is an unfinished output of ssl-retina shard: run the same command again")
+    try:
+        with files.lock(folder):
+            return shard_index.write(folder, _kept_facts(folder), progress=advance)
+    except PermissionError:
+        raise InputError(f"{folder} cannot be written: an index lies beside its shards") from None
+
+
+def _kept_facts(folder: Path) -> dict[str, Any]:
+    if not (folder / shards.INDEX_NAME).is_file():
+        return {}
+    try:
+        index = shards.read_index(folder)
+    except ShardError:
+        return {}
+    if not shard_index.verify(index, hashes=True):
+        raise StateError(f"{folder / shards.INDEX_NAME} is ours and fits its shards: nothing to write")
+    return {name: value for name, value in index.facts.items() if name not in OWN_FACTS}
+
+
+def _unreadable(index: Index, url: str) -> list[str]:
+    """What the walk through one tar complains of."""
+    try:
+        shard_index.members(index.folder / url)
+    except ShardError as error:
+        return [str(error)]
+    return []
+
+
+def _structure(index: Index, ignored: Counter[str]) -> list[str]:
+    """Walk every tar by its headers and compare it with the position table."""
+    table = shards.read_positions(index)
+    wrong: list[str] = []
+    start = 0
+    for number, shard in enumerate(index.shards):
+        rows = table[start : start + shard.nsamples]
+        start += shard.nsamples
+        try:
+            found = shard_index.members(index.folder / shard.url)
+        except ShardError as error:
+            wrong.append(str(error))
+            continue
+        for member in found:
+            ignored.update(member.others)
+        if len(found) != shard.nsamples:
+            wrong.append(f"{shard.url} holds {len(found)} samples, {shard.nsamples} are promised")
+        elif not all(_fits(row, member, number) for row, member in zip(rows, found, strict=True)):
+            wrong.append(f"{shard.url} holds its samples elsewhere than {shards.POSITIONS_NAME} says")
+    return wrong
+
+
+def _fits(row: np.void, member: Member, shard: int) -> bool:
+    places = (member.image_offset, member.image_size, member.json_offset, member.json_size)
+    listed = tuple(int(row[name]) for name in ("image_offset", "image_size", "json_offset", "json_size"))
+    return row["key"] == member.key.encode() and row["shard"] == shard and places == listed
+
+
+def _columns(index: Index) -> dict[str, dict[str, int]]:
+    table = shards.read_positions(index)
+    counted: dict[str, dict[str, int]] = {}
+    for column in COLUMNS:
+        words = index.columns[column]
+        counts = np.bincount(table[column], minlength=len(words))
+        counted[column] = {word: int(count) for word, count in zip(words, counts, strict=False)}
+    return counted
+
+
+def _look_at_all(index: Index, seen: _Seen, advance: Advance) -> None:
+    """Read and decode every sample, some hundred at a time on every core."""
+    missing = {shard.url for shard in index.shards if not _has_bytes(index.folder / shard.url)}
+    starts = range(0, index.samples, CHUNK)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting: list[Any] = []
+        for start in starts:
+            rows = range(start, min(start + CHUNK, index.samples))
+            waiting.append(pool.submit(_look_at, index, rows, missing))
+            if len(waiting) > 2 * (os.cpu_count() or 1):
+                _add(seen, waiting.pop(0).result(), advance)
+        for done in waiting:
+            _add(seen, done.result(), advance)
+
+
+def _has_bytes(path: Path) -> bool:
+    """A shard that is missing or empty is one finding, not one for each of its samples."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _add(seen: _Seen, part: tuple[_Seen, int], advance: Advance) -> None:
+    found, count = part
+    seen.damage += found.damage
+    seen.sizes += found.sizes
+    seen.groups |= found.groups
+    advance(count)
+
+
+def _look_at(index: Index, rows: range, missing: set[str]) -> tuple[_Seen, int]:
+    """What a piece of the set shows; runs in a thread (PIL decodes without the interpreter lock)."""
+    seen = _Seen([], Counter(), set())
+    reader = Reader(index)
+    try:
+        for row in rows:
+            url = reader.shard(row)
+            if url not in missing:
+                seen.damage += [f"{url}: {finding}" for finding in _findings(reader, row, seen)]
+    finally:
+        reader.close()
+    return seen, len(rows)
+
+
+def _findings(reader: Reader, row: int, seen: _Seen) -> Iterator[str]:
+    """What is wrong with one sample: its bytes, its JSON, its pixels."""
+    key = reader.key(row)
+    facts: Mapping[str, Any] = {}
+    try:
+        facts = reader.facts(row)
+        content = reader.image(row)
+        width, height = decode(content, reader.suffix(row)).size
+    except ShardError as error:
+        yield str(error).partition(": ")[2] or str(error)
+        return
+    except Undecodable as error:
+        yield f"the image of sample {key} cannot be decoded ({error})"
+        return
+    seen.sizes[f"{width}x{height}"] += 1
+    group = shard_index.group_of(key, facts)
+    if group != key:
+        seen.groups.add(shards.group_number(group))
+    for name, found in (("key", key), ("width", width), ("height", height)):
+        if "pixels_sha256" in facts and facts.get(name) != found:
+            yield f"sample {key} says {name} {facts.get(name)!r}, found {found!r}"

@@ -1,0 +1,256 @@
+"""`config.Data` -> an endless iterator of batches that starts at any position; and the held-out patients.
+
+In: sets, a seed, the views. Out: for every rank its part of each global batch. Which sample stands at a
+position does not depend on ranks or workers (law 2); a position is all that a resume needs.
+"""
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing.context import ForkServerContext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from ssl_retina import config, shard_index, shards
+from ssl_retina.contract import Batch, ViewSpec
+from ssl_retina.data.selection import Rows, Selection, select
+from ssl_retina.data.stream import Loaded, Positions, Sets, Stream, as_positions
+from ssl_retina.errors import InputError, ShardError, StateError
+from ssl_retina.shards import Index
+
+REPLACED_SHARE = 0.001
+REPLACED_LEAST = 3
+PREFETCH = 2
+HELD_OUT_SEED = 0
+"""Held-out samples and their views are the same for every run, so that losses can be compared."""
+
+_OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def open_source(data: config.Data, spec: ViewSpec, *, seed: int) -> "Source":
+    """Read the indexes and choose the samples; no shard is opened.
+
+    Raises ShardError that names every set without a readable index, and what `selection.select` raises.
+    """
+    indexes, problems = [], []
+    for folder in data.shards:
+        try:
+            indexes.append(shards.read_index(folder))
+        except ShardError as error:
+            problems.append(str(error))
+    if problems:
+        raise ShardError("\n".join(problems))
+    if len({index.digest for index in indexes}) < len(indexes):
+        raise InputError("data.shards names the same set twice")
+    chosen = select(indexes, where=data.where, exclude=data.exclude, held_out=data.held_out)
+    if data.workers:
+        _context()  # its server loads torch (seconds) while the caller builds the model
+    return Source(indexes, chosen, spec, seed=seed, workers=data.workers)
+
+
+class Source:
+    """The chosen samples of one or several sets, as batches."""
+
+    def __init__(
+        self, indexes: Sequence[Index], chosen: Selection, spec: ViewSpec, *, seed: int, workers: int
+    ) -> None:
+        self.indexes = tuple(indexes)
+        self._chosen, self._spec, self._workers = chosen, spec, workers
+        self._sets = Sets(indexes)
+        self._stream = Stream(self._sets, chosen.train, spec, seed=seed)
+        self._count = _Count()
+
+    @property
+    def samples(self) -> int:
+        """How many samples are trained on: the length of an epoch."""
+        return len(self._chosen.train)
+
+    @property
+    def held_out_samples(self) -> int:
+        """How many samples belong to held-out patients."""
+        return len(self._chosen.held_out)
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The SHA-256 of every set's index, in the order of `data.shards`."""
+        return tuple(index.digest for index in self.indexes)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """The number, among the rows of all sets, of each set's first row (for `whole`)."""
+        return tuple(itertools.accumulate((index.samples for index in self.indexes[:-1]), initial=0))
+
+    @property
+    def replaced(self) -> int:
+        """How many samples of this rank did not decode so far and were replaced by the next in order."""
+        return len(self._count.replaced)
+
+    def verify(self, *, hashes: bool) -> None:
+        """Raise ShardError with every difference between the sets and their indexes, all sets at once."""
+        wrong = []
+        for index in self.indexes:
+            found = shard_index.verify(index, hashes=hashes)
+            wrong += [f"{index.folder}: {sentence}" for sentence in found]
+        if wrong:
+            listed = "\n".join(f"  {sentence}" for sentence in wrong)
+            raise ShardError(
+                f"{len(wrong)} differences between shards and index; ssl-retina inspect shows what is lost"
+                f"\n{listed}"
+            )
+
+    def batches(self, start: int, *, rank: int, world: int, micro_batch: int) -> Iterator[Batch]:
+        """This rank's micro-batches from global position `start` on, without end.
+
+        Micro-step m of rank r holds positions start + (m * world + r) * micro_batch and the following
+        micro_batch - 1. Raises ShardError for damaged shards, and when more than 0.1 % of the samples
+        (3 at least) do not decode.
+        """
+        assert 0 <= rank < world, (rank, world)
+        starts = itertools.count(start + rank * micro_batch, world * micro_batch)
+        asked = (as_positions(first, micro_batch) for first in starts)
+        for loaded in _load(self._stream, asked, workers=self._workers):
+            yield self._count.checked(loaded, micro_batch)
+
+    def held_out(self, *, rank: int, world: int, batch: int, limit: int) -> Iterator[Batch]:
+        """This rank's share of at most `limit` held-out samples, in a fixed order with fixed views.
+
+        Every rank gets as many batches as every other, all of one size; a rest that does not fill a batch
+        on every rank is left out (batches shrink where there are fewer than one for each rank).
+        """
+        count = min(limit, self.held_out_samples)
+        size = min(batch, count // world)
+        if size == 0:
+            return
+        stream = Stream(self._sets, self._chosen.held_out, self._spec, seed=HELD_OUT_SEED)
+        starts = range(rank * size, count // (size * world) * size * world, size * world)
+        asked = (as_positions(first, size) for first in starts)
+        for loaded in _load(stream, asked, workers=self._workers):
+            yield self._count.checked(loaded, size)
+
+    def whole(self, rows: NDArray[np.int64], *, batch: int) -> Iterator[Batch]:
+        """The whole images of these rows (counted through all sets, see `offsets`), recipe "plain"."""
+        spec = ViewSpec("plain", global_views=1, global_size=self._spec.global_size)
+        stream = Stream(self._sets, _as_rows(rows), spec, seed=0, shuffled=False)
+        starts = range(0, len(rows), batch)
+        asked = (as_positions(first, min(batch, len(rows) - first)) for first in starts)
+        for loaded in _load(stream, asked, workers=self._workers):
+            yield _batch(loaded)
+
+
+def _as_rows(rows: NDArray[np.int64]) -> Rows:
+    return rows.astype(np.uint32)
+
+
+def _batch(loaded: Loaded) -> Batch:
+    if loaded.batch is None:
+        raise ShardError(loaded.trouble)
+    return loaded.batch
+
+
+class _Count:
+    """How many samples came, and which of them had to be replaced."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.replaced: list[str] = []
+
+    def checked(self, loaded: Loaded, samples: int) -> Batch:
+        """The batch, unless too many samples were replaced by now."""
+        batch = _batch(loaded)
+        self.seen += samples
+        self.replaced += loaded.replaced
+        lost = len(self.replaced)
+        if loaded.replaced and lost >= REPLACED_LEAST and lost > REPLACED_SHARE * self.seen:
+            names = ", ".join(list(dict.fromkeys(self.replaced))[:20])
+            raise ShardError(
+                f"{lost} of {self.seen} samples do not decode, more than {REPLACED_SHARE:.1%}: {names}; "
+                "ssl-retina inspect names all of them; list them in data.exclude, or shard again"
+            )
+        return batch
+
+
+def _load(stream: Stream, asked: Iterable[Positions], *, workers: int) -> Iterator[Loaded]:
+    """What the stream gives for each of `asked`, in order; in this process where there are no workers."""
+    if workers == 0:
+        yield from map(stream.__getitem__, asked)
+        return
+    with warnings.catch_warnings():
+        # how many workers are sensible was decided in the config; torch counts this machine's cores
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        loader: DataLoader[Any] = DataLoader(
+            stream,  # type: ignore[arg-type]  # its indexes are arrays of positions
+            batch_size=None,
+            sampler=asked,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_start_worker,
+            prefetch_factor=PREFETCH,
+            multiprocessing_context=_context(),
+            generator=torch.Generator(),  # torch's own would lose a number to each loader
+        )
+        batches = iter(loader)
+    try:
+        yield from batches
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        # a dead worker also takes along what it had already put into shared memory
+        if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
+            raise
+        raise StateError(
+            "a loader process was killed, most often because memory ran out: lower data.workers or the "
+            "batch of each rank, and start again; the run continues at its last checkpoint"
+        ) from None
+
+
+def _as_it_is(loaded: Any) -> Any:
+    return loaded
+
+
+def _context() -> ForkServerContext:
+    """Processes forked from a clean server that has torch loaded: safe beside threads and CUDA, and quick.
+
+    The servers inherit a signal mask: a scheduler's signal to the process group is for the trainer alone.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ssl_retina.data.stream"])
+    with _blocked(_OURS):
+        resource_tracker.ensure_running()  # unblocks SIGINT and SIGTERM when it is done
+    with _blocked(_OURS):
+        forkserver.ensure_running()
+    return context
+
+
+@contextlib.contextmanager
+def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(_: int) -> None:
+    """Ignore the trainer's signals, and end with the trainer, however that ends.
+
+    torch's own watch looks at the parent, which is the fork server: it outlives a killed trainer, since its
+    children hold it. The sentinel is a pipe that only the trainer keeps open.
+    """
+    for number in _OURS:
+        signal.signal(number, signal.SIG_IGN)
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+    threading.Thread(target=_end_with, args=(trainer.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)

@@ -1,0 +1,174 @@
+"""Positions -> a batch of uint8 views: looks up, reads, decodes, crops. Runs in the loader's processes.
+
+In: places of the global order. Out: a Batch, and the keys of samples that did not decode and were replaced.
+A pure function of positions, sets and seed; only open files are kept between calls.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ssl_retina import shards
+from ssl_retina.contract import Batch, ViewSpec
+from ssl_retina.data import views
+from ssl_retina.data.images import Undecodable, decode
+from ssl_retina.data.order import sample_at
+from ssl_retina.data.selection import Rows
+from ssl_retina.data.views import View
+from ssl_retina.errors import ShardError
+from ssl_retina.shards import Index, Reader
+
+REPLACEMENTS_IN_A_ROW = 100
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A batch and the keys of the samples that were replaced; or no batch and why the stream must stop."""
+
+    batch: Batch | None
+    replaced: tuple[str, ...] = ()
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """One decoded sample."""
+
+    key: str
+    group: int
+    image: Image.Image
+    field: Sequence[float] | None
+
+
+class Sets:
+    """Several sets as one: rows count through them. Can be sent to another process, opens files there."""
+
+    def __init__(self, indexes: Sequence[Index]) -> None:
+        self._promised = tuple((index.folder, index.digest) for index in indexes)
+        self._ends = np.cumsum([index.samples for index in indexes])
+        self._readers: dict[int, Reader] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_readers": {}}
+
+    def photograph(self, row: int) -> Photograph:
+        """Read and decode one sample. Raises ShardError for damaged sets, Undecodable for a bad image."""
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        reader = self._reader(number)
+        local = row - int(self._ends[number]) + len(reader)
+        key = reader.key(local)
+        try:
+            image = decode(reader.image(local), reader.suffix(local))
+        except Undecodable as error:
+            raise Undecodable(key, str(error)) from None
+        field = reader.facts(local).get("field_of_view")
+        return Photograph(key, int(reader.positions[local]["group"]), image, _four_numbers(field))
+
+    def _reader(self, number: int) -> Reader:
+        if number not in self._readers:
+            folder, digest = self._promised[number]
+            index = shards.read_index(folder)
+            if index.digest != digest:
+                raise ShardError(f"{folder} was indexed anew since the run started: start again")
+            self._readers[number] = Reader(index)
+        return self._readers[number]
+
+
+def _four_numbers(field: object) -> Sequence[float] | None:
+    """A field of view as our archive step writes it; anything else in a foreign JSON is unknown."""
+    if isinstance(field, list) and len(field) == 4 and all(isinstance(part, int | float) for part in field):
+        return field
+    return None
+
+
+class Stream:
+    """A dataset for torch's DataLoader whose items are whole micro-batches, asked for by their positions.
+
+    `rows`: the chosen samples; `shuffled` False gives row `rows[p]` at position p and replaces nothing.
+    """
+
+    def __init__(self, sets: Sets, rows: Rows, spec: ViewSpec, *, seed: int, shuffled: bool = True) -> None:
+        views.recipe(spec)
+        self.sets, self.rows, self.spec, self.seed, self.shuffled = sets, rows, spec, seed, shuffled
+
+    def __getitem__(self, positions: Positions) -> Loaded:
+        """The batch of these positions; a ShardError becomes its message, so that it crosses processes."""
+        try:
+            return self.load(positions)
+        except ShardError as error:
+            return Loaded(None, trouble=str(error))
+
+    def load(self, positions: Positions) -> Loaded:
+        """Read, decode and crop (batch,) positions."""
+        places = torch.from_numpy(positions)
+        global_views, local_views = views.plan(self.spec, self.seed, places)
+        drawn_global = _Drawn.empty(global_views, len(positions))
+        drawn_local = _Drawn.empty(local_views, len(positions))
+        keys, groups, replaced = [], [], []
+        rows = self._rows(positions)
+        for number, row in enumerate(rows.tolist()):
+            photograph, skipped = self._photograph(row, int(positions[number]))
+            drawn_global.draw(number, photograph)
+            drawn_local.draw(number, photograph)
+            keys.append(photograph.key)
+            groups.append(photograph.group)
+            replaced += skipped
+        batch = Batch(
+            global_views=torch.from_numpy(drawn_global.pixels),
+            local_views=torch.from_numpy(drawn_local.pixels) if local_views else None,
+            keys=tuple(keys),
+            position=places,
+            group=torch.tensor(groups, dtype=torch.int64),
+            field_of_view=torch.from_numpy(drawn_global.fields),
+        )
+        return Loaded(batch, tuple(replaced))
+
+    def _rows(self, positions: Positions) -> Positions:
+        numbers = sample_at(self.seed, positions, len(self.rows)) if self.shuffled else positions
+        return self.rows[numbers].astype(np.int64)
+
+    def _photograph(self, row: int, position: int) -> tuple[Photograph, list[str]]:
+        """The sample at a position, or that of the next position that decodes (the same on every rank)."""
+        replaced: list[str] = []
+        while len(replaced) < (REPLACEMENTS_IN_A_ROW if self.shuffled else 1):
+            try:
+                return self.sets.photograph(row), replaced
+            except Undecodable as error:
+                key, reason = error.args
+                replaced.append(key)
+                position += 1
+                row = int(self._rows(np.array([position]))[0]) if self.shuffled else row
+        raise ShardError(f"sample {key} cannot be decoded ({reason}): ssl-retina inspect names all")
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The pixels (views, batch, 3, size, size) and fields (views, batch, 4) while a batch is filled."""
+
+    views: Sequence[View]
+    pixels: NDArray[np.uint8]
+    fields: NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, drawn: Sequence[View], batch: int) -> "_Drawn":
+        size = drawn[0].size if drawn else 0
+        pixels = np.empty((len(drawn), batch, 3, size, size), dtype=np.uint8)
+        return cls(drawn, pixels, np.empty((len(drawn), batch, 4), dtype=np.float32))
+
+    def draw(self, number: int, photograph: Photograph) -> None:
+        for at, view in enumerate(self.views):
+            self.fields[at, number] = views.draw(
+                photograph.image, view, number, out=self.pixels[at, number], field=photograph.field
+            )
+
+
+def as_positions(start: int, count: int) -> Positions:
+    """`count` neighbouring places of the global order."""
+    return np.arange(start, start + count, dtype=np.int64)

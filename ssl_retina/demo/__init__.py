@@ -1,0 +1,1 @@
+"""The whole path on a synthetic archive, offline: begin at `path.py`."""

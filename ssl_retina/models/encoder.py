@@ -1,0 +1,137 @@
+"""A timm ViT behind one call: images, and which patches to keep, come in; tokens go out.
+
+The ViT inside stays timm's own, key for key, so that the export is a copy. What is ours around it: masked
+patches never reach the blocks, drop path is drawn by position and not by torch's generator, and the
+position embedding starts at the sine-cosine values.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from lightly.models import utils
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ssl_retina import config
+from ssl_retina.config_text import did_you_mean
+from ssl_retina.contract import Clock
+from ssl_retina.errors import ConfigError
+from ssl_retina.models import blocks
+from ssl_retina.models.blocks import DropPath
+
+POOLING = {"global_pool": "avg", "fc_norm": False}
+"""How an exported ViT gives one vector: the mean of the normalised patch tokens.
+
+MAE trains no class token, so its value is an accident; the mean over patches is what MAE fine-tunes with.
+`fc_norm` False keeps timm's `norm` before the mean, where it stood while training.
+"""
+
+
+class Encoder(nn.Module):
+    """`contract.Encoder` around a timm ViT; `vit` is the product and knows nothing of us."""
+
+    def __init__(
+        self, vit: VisionTransformer, *, drop_path: float = 0.0, checkpointing: bool = False
+    ) -> None:
+        super().__init__()
+        self.vit = vit
+        self.width: int = vit.embed_dim
+        self.depth = len(vit.blocks)
+        self.patch_size: int = vit.patch_embed.patch_size[0]
+        self.grid: int = vit.patch_embed.grid_size[0]
+        self.prefix_tokens: int = vit.num_prefix_tokens
+        self.checkpointing = checkpointing
+        self.drop_rates = tuple(torch.linspace(0, drop_path, self.depth, device="cpu").tolist())
+        for block, rate in zip(vit.blocks, self.drop_rates, strict=True):
+            if rate > 0:
+                block.drop_path1, block.drop_path2 = DropPath(), DropPath()
+
+    def forward(self, images: Tensor, clock: Clock, position: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Encode (batch, 3, H, W) into (batch, prefix + kept, width), after the final norm.
+
+        `keep` (batch, kept) names the patches that are encoded, row by row from the top left; without it
+        all are. `position` (batch,) keys the drop path of each sample.
+        """
+        vit = self.vit
+        tokens = vit._pos_embed(vit.patch_embed(images))  # (batch, prefix + patches, width)
+        if keep is not None:
+            tokens = self._kept(tokens, keep)
+        tokens = vit.norm_pre(tokens)
+        scales = self._scales(clock, position)
+        for number, block in enumerate(vit.blocks):
+            tokens = blocks.run(block, tokens, scales[number], recompute=self.checkpointing)
+        normalised: Tensor = vit.norm(tokens)
+        return normalised
+
+    def features(self, images: Tensor) -> Tensor:
+        """(batch, width) of (batch, 3, H, W): exactly what the exported model gives in plain timm."""
+        pooled: Tensor = self.vit(images)
+        return pooled
+
+    def _kept(self, tokens: Tensor, keep: Tensor) -> Tensor:
+        """The prefix and, for every sample, its own patches."""
+        prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
+        return torch.cat((prefix, utils.get_at_index(patches, keep)), dim=1)
+
+    def _scales(self, clock: Clock, position: Tensor) -> Sequence[Tensor | None]:
+        """For every block (2, batch, 1, 1): the factors of its two branches; None where nothing is dropped.
+
+        Stochastic depth (Huang et al. 2016), linear in depth as in timm, and scaled to keep the mean.
+        """
+        if not self.training or not any(self.drop_rates):
+            return (None,) * self.depth
+        draws = clock.uniform("drop_path", position, 2 * self.depth)
+        draws = draws.T.reshape(self.depth, 2, -1, 1, 1)
+        return [
+            (draw >= rate).to(torch.float32) / (1 - rate) if rate > 0 else None
+            for draw, rate in zip(draws, self.drop_rates, strict=True)
+        ]
+
+
+def build(model: config.Model, *, checkpointing: bool) -> Encoder:
+    """The encoder that a config describes, with fresh weights drawn from torch's generator.
+
+    Linear layers start as in the MAE paper (Xavier uniform, timm's `jax` mode). The position embedding
+    starts at the sine-cosine values of the patch grid (0 for the class token) whether it is trained or
+    not: no draw, the geometry is right from the first step, and since the values live in timm's own
+    `pos_embed`, plain timm reads them and resamples them to other sizes. `fixed` is the paper's choice and
+    the default: with 3 of 4 patches hidden, a trained embedding costs as many parameters as a small layer
+    and buys nothing there. `learned` is for methods whose papers train it.
+
+    Raises ConfigError for a name that timm does not know as a plain ViT.
+    """
+    vit = create(model.name, weight_init="jax", **model_args(model))
+    vit.requires_grad_(True)
+    if vit.pos_embed is None:
+        raise ConfigError("config", [f"model.name: {model.name} has no position embedding to mask by"])
+    embedded = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    utils.initialize_2d_sine_cosine_positional_embedding(vit.pos_embed, num_prefix_tokens=embedded)
+    vit.pos_embed.requires_grad_(model.position_embedding == "learned")
+    return Encoder(vit, drop_path=model.drop_path, checkpointing=checkpointing)
+
+
+def model_args(model: config.Model) -> dict[str, Any]:
+    """What timm needs beside the name to build the same ViT again; goes into the export's config.json."""
+    depth = {} if model.depth is None else {"depth": model.depth}
+    return {"img_size": model.image_size, "patch_size": model.patch_size, **depth, **POOLING}
+
+
+def create(name: str, **arguments: Any) -> Any:
+    """A ViT without head by its architecture's name: the only place that asks timm for one to train."""
+    if "." in name:
+        fresh = name.split(".", 1)[0]
+        raise ConfigError(
+            "config", [f"model.name: {name} names weights, training starts fresh: write {fresh}"]
+        )
+    if not timm.is_model(name):
+        known = timm.list_models("vit_*")
+        raise ConfigError("config", [f"model.name: timm has no model {name!r}{did_you_mean(name, known)}"])
+    try:
+        vit = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+    except TypeError as error:  # an architecture that has no patch size, no image size, ...
+        raise ConfigError("config", [f"model.name: {name} is not a plain ViT ({error})"]) from None
+    if type(vit) is not VisionTransformer or vit.attn_pool is not None:
+        raise ConfigError("config", [f"model.name: {name} is not a plain ViT, such as vit_small_patch16_224"])
+    return vit

@@ -1,0 +1,55 @@
+"""What methods put behind the encoder and throw away after training.
+
+In: tokens of the encoder. Out: what the method's loss compares, such as predicted patches.
+"""
+
+import torch
+from lightly.models import utils
+from lightly.models.modules.masked_vision_transformer_decoder_timm import MaskedVisionTransformerDecoderTIMM
+from torch import Tensor, nn
+
+from ssl_retina.contract import Encoder
+from ssl_retina.models import blocks
+
+
+class PatchDecoder(nn.Module):
+    """MAE's decoder (He et al. 2022, section 3): shallow, narrow, and it alone sees mask tokens.
+
+    lightly's decoder gives the blocks, the mask token, the fixed sine-cosine positions and the paper's
+    initialisation; the projections around it and the recomputation of its blocks are ours.
+    """
+
+    def __init__(self, encoder: Encoder, *, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.prefix_tokens = encoder.prefix_tokens
+        self.checkpointing = encoder.checkpointing
+        self.embed = nn.Linear(encoder.width, width)
+        self.decoder = MaskedVisionTransformerDecoderTIMM(
+            num_patches=encoder.grid**2,
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            num_prefix_tokens=encoder.prefix_tokens,
+        )
+        self.predict = nn.Linear(width, 3 * encoder.patch_size**2)
+        for linear in (self.embed, self.predict):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, tokens: Tensor, keep: Tensor, hidden: Tensor) -> Tensor:
+        """Predict the hidden patches (batch, hidden, 3 * patch_size**2), each pixel row by row, RGB last.
+
+        tokens: (batch, prefix + visible, encoder width); keep, hidden: patch numbers from `masking`.
+        """
+        visible = self.embed(tokens)  # (batch, prefix + visible, width)
+        prefix, patches = visible[:, : self.prefix_tokens], visible[:, self.prefix_tokens :]
+        size = (len(tokens), self.decoder.num_patches)
+        full = utils.repeat_token(self.decoder.mask_token.to(patches.dtype), size)
+        full = utils.set_at_index(full, keep, patches)  # (batch, patches, width)
+        full = self.decoder.add_pos_embed(torch.cat((prefix, full), dim=1))
+        for block in self.decoder.blocks:
+            full = blocks.run(block, full, recompute=self.checkpointing)
+        predicted: Tensor = self.predict(
+            self.decoder.norm(utils.get_at_index(full, hidden + self.prefix_tokens))
+        )
+        return predicted

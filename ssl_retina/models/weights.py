@@ -1,0 +1,135 @@
+"""Weights of files -> tensors -> a module, without running anybody's code and without filling gaps.
+
+In: `.safetensors`, or PyTorch's own format read with `weights_only`. Out: every tensor, or a refusal that
+lists what is wrong. Nothing is loaded in part (law 12), nothing is unpickled (law 11).
+"""
+
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ssl_retina.errors import CheckpointError, InputError
+
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")
+WRAPPERS = ("model", "state_dict")
+"""Under which key other programs put the weights when a file holds more than them."""
+SHOWN = 12
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of one file, on the CPU, as they are stored.
+
+    Raises InputError for a file that is missing or of another kind, CheckpointError for one that is cut,
+    damaged, holds code, or holds something else than tensors.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is no file")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in PICKLES:
+        return _read_pickle(path)
+    kinds = ", ".join((".safetensors", *PICKLES))
+    raise InputError(f"{path} is no weights file that is read here ({kinds})")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is cut or damaged ({error}): copy or export it again") from None
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors")
+    return tensors
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """PyTorch's format, which is a pickle: only tensors and plain containers are built."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, ModuleNotFoundError, AttributeError):
+        raise CheckpointError(
+            f"{path} is refused: it asks to run code while it is read{_asked_for(path)}, and whoever made "
+            f"the file chooses that code (torch.load with weights_only=True stopped it). "
+            f"If you trust its maker, open it on a machine without patient data and save its weights as "
+            f".safetensors there; no switch here reads it anyway"
+        ) from None
+    except (EOFError, RuntimeError, zipfile.BadZipFile, ValueError, OSError) as error:
+        reason = str(error).split("\n", 1)[0] or type(error).__name__
+        raise CheckpointError(f"{path} is cut or damaged ({reason}): copy it again") from None
+    return _unwrapped(content, path)
+
+
+def _asked_for(path: Path) -> str:
+    """Which names a pickle wants to call, by looking at it only; nothing where that cannot be told."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, IndexError):
+        return ""
+    return f" ({_listed([repr(name) for name in names])})" if names else ""
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, Mapping):
+        for wrapper in WRAPPERS:
+            if isinstance(content.get(wrapper), Mapping):
+                content = content[wrapper]
+                break
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"{path} holds no mapping of names to tensors")
+    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise CheckpointError(f"{path} holds other things than tensors: {_listed(others)}")
+    return {str(name): value for name, value in content.items()}
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Load exactly: every key, shape and kind of number fits, or CheckpointError lists all that do not."""
+    wanted = module.state_dict()
+    problems = differences(wanted, tensors)
+    if problems:
+        raise CheckpointError(
+            f"{source} does not fit the model:\n" + "\n".join(f"  {one}" for one in problems)
+        )
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """What keeps `given` from being loaded as `wanted`: missing and extra keys, shapes, dtypes."""
+    problems = []
+    missing = [name for name in wanted if name not in given]
+    extra = [name for name in given if name not in wanted]
+    if missing:
+        problems.append(f"{len(missing)} missing: {_listed(missing)}")
+    if extra:
+        problems.append(f"{len(extra)} extra: {_listed(extra)}")
+    for name in wanted.keys() & given.keys():
+        if wanted[name].shape != given[name].shape:
+            shapes = f"{tuple(given[name].shape)}, the model needs {tuple(wanted[name].shape)}"
+            problems.append(f"{name} has shape {shapes}")
+        if wanted[name].dtype != given[name].dtype:
+            problems.append(f"{name} is {given[name].dtype}, the model needs {wanted[name].dtype}")
+    return sorted(problems)
+
+
+def unusable(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Tensors that no training leaves behind: NaN or infinite values, or a matrix of one single value."""
+    problems = []
+    for name, tensor in tensors.items():
+        values = tensor.detach().float()
+        if not bool(torch.isfinite(values).all()):
+            problems.append(f"{name} holds values that are not finite")
+        elif values.ndim > 1 and values.numel() > 1 and bool((values == values.flatten()[0]).all()):
+            problems.append(f"{name} is {float(values.flatten()[0]):g} everywhere")
+    return problems
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

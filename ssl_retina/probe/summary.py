@@ -1,0 +1,134 @@
+"""Estimates and counts -> the plain values of `probe.json`, and the sentences that belong to them."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ssl_retina.metrics import Estimate, Integers
+from ssl_retina.probe.evaluate import METRICS, Judged
+from ssl_retina.probe.features import Representation
+from ssl_retina.probe.material import Case, Material
+from ssl_retina.probe.patients import IMAGE_LEVEL
+
+
+def data(gathered: Material) -> dict[str, Any]:
+    """The shards, and how many rows and photographs found each other."""
+    joined = gathered.joined
+    return {
+        "digest": gathered.index.digest,
+        "photographs": gathered.index.samples,
+        "with_labels": len(joined.numbers),
+        "rows": len(gathered.table.rows),
+        "rows_found_by": dict(joined.how),
+        "rows_unknown": joined.unknown,
+        "rows_ambiguous": joined.ambiguous,
+    }
+
+
+def weights(one: Representation) -> dict[str, Any]:
+    """One WEIGHTS."""
+    return {
+        "name": one.name,
+        "about": one.about,
+        "dimensions": one.components or one.values.shape[1],
+        "constant": bool((one.values.std(axis=0) <= 1e-6 * np.abs(one.values).max()).all()),
+        "test_images_seen_in_pretraining": one.seen,
+    }
+
+
+def task(case: Case, gathered: Material) -> dict[str, Any]:
+    """One task: its numbers of photographs, patients and positives, its split, and what was left out."""
+    question, target = case.question, case.target
+    tested = question.tested
+    classes, groups = question.classes[tested], question.groups[tested]
+    facts: dict[str, Any] = {
+        "name": target.task.name,
+        "spec": target.task.spec,
+        "kind": target.kind,
+        "positive": target.positive,
+        "metrics": list(METRICS[target.kind]),
+        "split": _split(case, gathered),
+        "images": len(question.classes),
+        "patients": _patients(question.groups),
+        "tested_images": len(tested),
+        "tested_patients": _patients(groups),
+        "counts": {name: int((classes == one).sum()) for one, name in enumerate(target.classes)},
+        "left_out": dict(case.left_out),
+        "conflicts": {name: list(keys) for name, keys in case.conflicts.items() if keys},
+    }
+    if target.kind == "binary":
+        facts["positives"] = int(classes.sum())
+        facts["positive_patients"] = _patients(groups[classes == 1])
+        facts["base_rate"] = float(classes.mean())
+    return facts
+
+
+def _patients(groups: Integers) -> int:
+    return len(np.unique(groups))
+
+
+def _split(case: Case, gathered: Material) -> str:
+    folds = case.question.folds
+    unit = "patients" if gathered.grouping.level == "patient" else "photographs"
+    if gathered.role is not None:
+        return f"column {gathered.split!r}: {len(folds[0].train)} train, {len(folds[0].test)} test"
+    return f"{len(folds)} folds of {unit}, each scored by a probe that never saw them"
+
+
+def results(names: Sequence[str], judged: Sequence[Judged]) -> Iterator[dict[str, Any]]:
+    """Every metric of each WEIGHTS and probe, with its interval."""
+    for name, one in zip(names, judged, strict=True):
+        for probe, estimates in one.estimates.items():
+            entry: dict[str, Any] = {"weights": name, "probe": probe}
+            entry["metrics"] = {metric: _number(estimate) for metric, estimate in estimates.items()}
+            if probe == "logistic":
+                entry["C"] = list(one.costs)
+            yield entry
+
+
+def differences(names: Sequence[str], judged: Sequence[Judged]) -> Iterator[dict[str, Any]]:
+    """The first WEIGHTS less each other one, on the same resamples and halves."""
+    for name, other in zip(names[1:], judged[1:], strict=True):
+        for probe, estimates in judged[0].estimates.items():
+            yield {
+                "weights": names[0],
+                "against": name,
+                "probe": probe,
+                "metrics": {
+                    metric: _number(estimate.minus(other.estimates[probe][metric]))
+                    for metric, estimate in estimates.items()
+                },
+            }
+
+
+def _number(one: Estimate) -> dict[str, float | None]:
+    interval = one.interval()
+    return {
+        name: None if math.isnan(value) else value
+        for name, value in (("value", interval.value), ("low", interval.low), ("high", interval.high))
+    }
+
+
+def notes(gathered: Material, cases: Sequence[Case], described: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What a reader of the table has to know, in sentences."""
+    if gathered.grouping.level == IMAGE_LEVEL:
+        yield f"{IMAGE_LEVEL}: photographs of one patient may lie in training and test"
+    joined, photographs = gathered.joined, gathered.index.samples
+    counted = {
+        f"of {photographs} photographs of the shards have no row in the labels file": photographs
+        - len(joined.numbers),
+        "rows of the labels file speak of no photograph of these shards": joined.unknown,
+        "rows were left out: their bare file name fits several photographs or rows": joined.ambiguous,
+    }
+    yield from (f"{count} {sentence}" for sentence, count in counted.items() if count)
+    for case in cases:
+        for trouble, keys in case.conflicts.items():
+            if keys:
+                yield f"task {case.target.task.name}: {len(keys)} photographs left out, {trouble}"
+    for one in described:
+        if one["test_images_seen_in_pretraining"]:
+            yield f"{one['name']}: the test images were seen (without labels) in pretraining"
+        if one["constant"]:
+            yield f"{one['name']}: the features are the same for every photograph, they tell nothing"

@@ -1,0 +1,137 @@
+"""Index a folder of tars: `positions.npy` first, `index.json` last, both whole (law 9).
+
+In: a folder and facts about it. Out: its Index; the same tars and facts give the same bytes. Memory is
+bounded by one shard and 8 bytes a sample.
+"""
+
+import hashlib
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_retina import files, shards
+from ssl_retina.errors import ShardError
+from ssl_retina.shard_index.walk import Member, members, tars
+from ssl_retina.shards import Index, Shard
+
+KIND = "wids-shard-index-v1"
+UNKNOWN = "unknown"
+VOCABULARY_LIMIT = 10_000
+WORD_LIMIT = 64
+
+
+def _silent(samples: int) -> None:
+    """Show no progress."""
+
+
+def write(folder: Path, facts: Mapping[str, Any], *, progress: Callable[[int], None] = _silent) -> Index:
+    """Index every `*.tar` of `folder`: `positions.npy` first, `index.json` last, both whole.
+
+    The same tars and facts give the same bytes. `progress` is told the samples of each finished shard.
+    Raises ShardError for tars that break the contract (`members`), and for a key in two shards.
+    """
+    found = tars(folder)
+    if not found:
+        raise ShardError(f"{folder} holds no *.tar")
+    for tar in found:
+        shards.check_url(tar.name, folder)
+    vocabulary: dict[str, dict[str, int]] = {name: {} for name in shards.COLUMNS}
+    listed: list[Shard] = []
+    path = folder / shards.POSITIONS_NAME
+    with files.whole(path) as temporary:
+        with temporary.open("wb") as stream:
+            _write_header(stream, 0)
+            for number, tar in enumerate(found):
+                rows = _rows(tar, number, vocabulary)
+                stream.write(rows.tobytes())
+                listed.append(Shard(tar.name, len(rows), tar.stat().st_size, files.sha256(tar)))
+                progress(len(rows))
+            stream.seek(0)
+            _write_header(stream, sum(shard.nsamples for shard in listed))
+        _refuse_twins(temporary, listed)
+        positions_sha256 = files.sha256(temporary)
+    columns = {name: list(words) for name, words in vocabulary.items()}
+    ours = {**facts, "format": shards.FORMAT, "columns": columns, "positions_sha256": positions_sha256}
+    files.write_json(folder / shards.INDEX_NAME, _index_json(listed, ours))
+    return shards.read_index(folder)
+
+
+def _index_json(listed: Sequence[Shard], ours: Mapping[str, Any]) -> dict[str, Any]:
+    name = re.sub(r"-\d+$", "", listed[0].url.removesuffix(".tar"))
+    shardlist = [vars(shard) for shard in listed]
+    return {
+        "__kind__": KIND,
+        "wids_version": 1,
+        "name": name,
+        "shardlist": shardlist,
+        "ssl_retina": dict(ours),
+    }
+
+
+def _write_header(stream: BinaryIO, rows: int) -> None:
+    """A `.npy` header; numpy pads it so that it has one length for every number of rows."""
+    facts = {"shape": (rows,), "fortran_order": False, "descr": np.lib.format.dtype_to_descr(shards.POSITION)}
+    np.lib.format.write_array_header_1_0(stream, facts)
+
+
+def _rows(tar: Path, number: int, vocabulary: dict[str, dict[str, int]]) -> NDArray[np.void]:
+    """The position table of one shard; new words join the vocabulary in the order of appearance."""
+    found = members(tar)
+    table = np.zeros(len(found), dtype=shards.POSITION)
+    with tar.open("rb") as stream:
+        for at, member in enumerate(found):
+            facts = _facts(tar, stream, member)
+            crc = zlib.crc32(_bytes(stream, member.image_offset, member.image_size))
+            places = (member.image_offset, member.image_size, crc, member.json_offset, member.json_size)
+            codes = (_code(tar, name, facts, vocabulary[name]) for name in shards.COLUMNS)
+            suffix = shards.IMAGE_SUFFIXES.index(member.suffix)
+            group = shards.group_number(group_of(member.key, facts))
+            table[at] = (member.key.encode(), number, *places, group, suffix, *codes)
+    return table
+
+
+def _bytes(stream: BinaryIO, offset: int, size: int) -> bytes:
+    stream.seek(offset)
+    return stream.read(size)
+
+
+def _facts(tar: Path, stream: BinaryIO, member: Member) -> dict[str, Any]:
+    return shards.parse_facts(_bytes(stream, member.json_offset, member.json_size), tar.name, member.key)
+
+
+def group_of(key: str, facts: Mapping[str, Any]) -> str:
+    """Who belongs together: the group, else the patient (as foreign sets may call it), else the sample."""
+    for name in ("group", "patient", "patient_id"):
+        value = facts.get(name)
+        if isinstance(value, str | int) and str(value):
+            return str(value)
+    return key
+
+
+def _code(tar: Path, column: str, facts: Mapping[str, Any], words: dict[str, int]) -> int:
+    word = facts.get(column)
+    if not isinstance(word, str) or len(word) > WORD_LIMIT:
+        word = "" if column == "split" else UNKNOWN
+    code = words.setdefault(word, len(words))
+    if code >= VOCABULARY_LIMIT:
+        raise ShardError(f"{tar.name}: {column!r} has more than {VOCABULARY_LIMIT} different values")
+    return code
+
+
+def _refuse_twins(path: Path, listed: Sequence[Shard]) -> None:
+    """Refuse a key that stands in two shards; 8 bytes a sample are held, not the keys."""
+    table = np.load(path, mmap_mode="r", allow_pickle=False)
+    digests = np.empty(len(table), dtype=np.uint64)
+    for at, key in enumerate(table["key"]):
+        digests[at] = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+    order = np.argsort(digests, kind="stable")
+    same = np.flatnonzero(digests[order][1:] == digests[order][:-1])
+    for one, other in zip(table[order[same]], table[order[same + 1]], strict=True):
+        if one["key"] == other["key"]:  # the digest alone may collide
+            first, second = listed[int(one["shard"])].url, listed[int(other["shard"])].url
+            raise ShardError(f"{second}: sample {bytes(one['key']).decode()} is in {first} already")

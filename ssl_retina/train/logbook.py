@@ -1,0 +1,73 @@
+"""Which steps are written down, and what their line says.
+
+In: the outcome of a step. Out: one line of numbers, equal on every rank, in every sink of the session.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssl_retina import dist
+from ssl_retina.contract import Clock, Output
+from ssl_retina.train.meter import Meter
+from ssl_retina.train.saving import Progress
+from ssl_retina.train.setup import Session
+from ssl_retina.train.tracking import finite
+
+Line = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One optimiser step: this rank's loss (a device scalar), the last micro-batch's answer, the rate."""
+
+    loss: Tensor
+    output: Output
+    learning_rate: float
+    applied: bool
+
+
+class Logbook:
+    """The lines of one session; `last` is the newest."""
+
+    def __init__(self, session: Session, meter: Meter) -> None:
+        self._session = session
+        self._meter = meter
+        self.last: Line = {}
+
+    def record(self, progress: Progress, outcome: Outcome) -> None:
+        """Write the step down where it is due: on schedule, at the end, and whenever it was skipped."""
+        every = self._session.run.tracking.every_steps
+        if outcome.applied and progress.step % every and not self._is_measured(progress.step):
+            return
+        self.last = self._line(progress, outcome)
+        clocked = {**self.last, "clock": {**self._meter.read(), "replaced": self._replaced()}}
+        for sink in self._session.sinks:
+            sink.write(clocked)
+
+    def _is_measured(self, step: int) -> bool:
+        run = self._session.run
+        return step % run.tracking.evaluate_every_steps == 0 or step == run.train.steps
+
+    def _line(self, progress: Progress, outcome: Outcome) -> Line:
+        """Here, and only here, the host waits for the numbers of the device; every rank must call."""
+        run, step = self._session.run, progress.step
+        line: Line = {
+            "step": step,
+            "samples": step * run.data.batch_size,
+            "loss": finite(float(dist.mean(outcome.loss))),
+            "learning_rate": outcome.learning_rate,
+            "gradient_norm": finite(self._session.engine.gradient_norm()),
+            "skipped": progress.skipped,
+        }
+        for name, value in outcome.output.logs.items():
+            line[name] = finite(float(dist.mean(value)))
+        if self._is_measured(step):
+            line |= self._session.evaluation.measure(Clock(step, run.train.steps, run.seed))
+        return line
+
+    def _replaced(self) -> int:
+        """Photographs of all ranks that did not decode since this start, and were replaced by others."""
+        own = torch.tensor(float(self._session.source.replaced), device=dist.device())
+        return round(float(dist.mean(own)) * dist.world_size())

@@ -1,0 +1,80 @@
+"""Parameters of a method -> the groups of AdamW: what is not decayed, and layer-wise learning rates.
+
+In: the method's module and its encoder. Out: groups in a fixed order, each with the factor `scale` that
+the schedule's learning rate is multiplied with.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ssl_retina.config import Optim
+
+_NOT_DECAYED = re.compile(r"(^|[._])(pos_embed|position_embedding|[a-z_]*tokens?)$")
+_BLOCK = re.compile(r"(^|\.)blocks\.(\d+)\.")
+_FIRST_LAYER = re.compile(r"(^|\.)(patch_embed\.|pos_embed$|position_embedding$|[a-z_]*tokens?$)")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A trainable parameter with what decides its group."""
+
+    name: str
+    parameter: nn.Parameter
+    scale: float
+    decayed: bool
+
+
+def is_decayed(name: str, parameter: torch.Tensor) -> bool:
+    """Weight decay is for matrices: not for biases, norms, position embeddings and tokens."""
+    return parameter.ndim > 1 and _NOT_DECAYED.search(name) is None
+
+
+def layer(name: str, depth: int) -> int:
+    """The layer of an encoder's parameter: 0 the embedding, 1..depth the blocks, depth + 1 what follows."""
+    block = _BLOCK.search(name)
+    if block:
+        return int(block.group(2)) + 1
+    return 0 if _FIRST_LAYER.search(name) else depth + 1
+
+
+def named(method: nn.Module, encoder: nn.Module, *, layer_decay: float) -> Iterator[Named]:
+    """Every trainable parameter once, in the module's order.
+
+    Layer-wise decay is for the encoder alone (BEiT, Bao et al. 2022; MAE's fine-tuning): the factor of
+    layer l is `layer_decay ** (depth + 1 - l)`; heads and decoders keep 1.
+    """
+    inside = {id(parameter): name for name, parameter in encoder.named_parameters()}
+    blocks = [int(match.group(2)) for name in inside.values() if (match := _BLOCK.search(name))]
+    depth = max(blocks, default=-1) + 1
+    for name, parameter in method.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        own = inside.get(id(parameter))
+        scale = 1.0 if own is None else layer_decay ** (depth + 1 - layer(own, depth))
+        yield Named(name, parameter, scale, is_decayed(name, parameter))
+
+
+def groups(method: nn.Module, encoder: nn.Module, optim: Optim) -> list[dict[str, Any]]:
+    """Parameter groups for AdamW, sorted by (scale, decay): equal on every rank and after every start."""
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for one in named(method, encoder, layer_decay=optim.layer_decay):
+        found.setdefault((one.scale, one.decayed), []).append(one.parameter)
+    return [
+        {
+            "params": found[scale, decayed],
+            "scale": scale,
+            "lr": optim.learning_rate * scale,
+            "weight_decay": optim.weight_decay if decayed else 0.0,
+        }
+        for scale, decayed in sorted(found)
+    ]
+
+
+def adamw(method: nn.Module, encoder: nn.Module, optim: Optim) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) over `groups`."""
+    return torch.optim.AdamW(groups(method, encoder, optim), betas=optim.betas, eps=optim.epsilon)

@@ -1,0 +1,201 @@
+"""A config -> everything a run needs, opened in one order and closed in the other.
+
+In: a frozen `Run`. Out: a `Session`: data that were verified, the method, the engine at the step to go on
+from, and the places that lines and checkpoints go to. Nothing is written before config and data are good.
+"""
+
+import contextlib
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ssl_retina import __version__, dist, files, methods
+from ssl_retina.config import Run
+from ssl_retina.contract import Method, ViewSpec
+from ssl_retina.data.loader import Source, open_source
+from ssl_retina.errors import InputError, ShardError
+from ssl_retina.models import encoder
+from ssl_retina.train import checkpoint, knn, optim, resume, saving, tracking
+from ssl_retina.train.engine import Engine
+from ssl_retina.train.evaluation import Evaluation
+from ssl_retina.train.saving import Progress, Saver
+from ssl_retina.train.terminal import Terminal
+from ssl_retina.train.tracking import Sink
+
+VERIFIED = "verified.json"
+
+
+@dataclass(frozen=True)
+class Session:
+    """One started run."""
+
+    run: Run
+    micro_batch: int
+    source: Source
+    method: Method
+    engine: Engine
+    evaluation: Evaluation
+    saver: Saver
+    sinks: tuple[Sink, ...]
+    terminal: Terminal
+    progress: Progress
+
+
+@contextlib.contextmanager
+def opened(run: Run, *, extend: bool) -> Iterator[Session]:
+    """Open a run on every rank, fresh or where its newest checkpoint left it.
+
+    Raises InputError, ConfigError (batch, method, selection), ShardError (data), CheckpointError (resume).
+    """
+    micro_batch = micro_batch_of(run, dist.world_size())
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_deterministic())
+        method, views = build_method(run)
+        source = open_source(run.data, views, seed=run.seed)
+        dist.first_decides(lambda: _claim(run.out, stack))
+        verify_data(run, source)
+        facts = _facts(run, source)
+        labelled = dist.first_decides(lambda: knn.neighbours(run, source))
+        start = dist.first_decides(lambda: resume.find(run, facts["data"], extend=extend))
+        terminal = Terminal(run.train.steps, speaks=dist.is_first())
+        for note in start.notes:
+            terminal.say(note)
+        optimizer = optim.adamw(method, method.exported(), run.optim)  # type: ignore[operator]
+        engine = Engine(method, optimizer, run=run, micro_batch=micro_batch)
+        progress = saving.load(start.folder, engine) if start.folder else Progress()
+        loaded = progress.step if start.folder else None
+        saver = Saver(run, engine, facts=facts, loaded=loaded, terminal=terminal)
+        sinks = _sinks(run, progress.step, terminal=terminal, stack=stack)
+        saver.save(progress, required=True)
+        yield Session(
+            run=run,
+            micro_batch=micro_batch,
+            source=source,
+            method=cast(Method, method),
+            engine=engine,
+            evaluation=Evaluation(engine, source, batch=micro_batch, neighbours=labelled),
+            saver=saver,
+            sinks=sinks,
+            terminal=terminal,
+            progress=progress,
+        )
+
+
+def micro_batch_of(run: Run, world: int) -> int:
+    """Samples of one forward pass on one rank. Raises InputError where the batch does not divide."""
+    parts = world * run.train.accumulate
+    if run.data.batch_size % parts:
+        raise InputError(
+            f"data.batch_size ({run.data.batch_size}) must be a multiple of processes x train.accumulate "
+            f"({world} x {run.train.accumulate}), so that every rank gets equally many samples"
+        )
+    return run.data.batch_size // parts
+
+
+def build_method(run: Run) -> tuple[nn.Module, ViewSpec]:
+    """The method with fresh weights, the same on every rank, and the views that it wants."""
+    module = methods.load(run.method_name)
+    torch.manual_seed(run.seed)
+    method = module.Method(
+        run.method, lambda: encoder.build(run.model, checkpointing=run.train.activation_checkpointing)
+    )
+    return cast(nn.Module, method), cast(ViewSpec, module.views(run.method, run.model.image_size))
+
+
+@contextlib.contextmanager
+def _deterministic() -> Iterator[None]:
+    """Kernels that give the same bits again; where a GPU has none, PyTorch warns and takes the other."""
+    fill: Any = torch.utils.deterministic  # a module that its stubs do not know
+    before = torch.are_deterministic_algorithms_enabled(), fill.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    fill.fill_uninitialized_memory = False  # every read value is written first
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        fill.fill_uninitialized_memory = before[1]
+
+
+def _claim(out: Path, stack: contextlib.ExitStack) -> None:
+    """Be the only writer of the run folder, and clear away what dead writers left half done."""
+    out.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(files.lock(out))
+    checkpoint.sweep(out)
+
+
+def verify_data(run: Run, source: Source) -> None:
+    """Hold the shards against their index on the first rank of each machine, before the first step.
+
+    Sizes always; SHA-256 at the first start and whenever a shard's size or time changed since then.
+    Raises ShardError on every rank.
+    """
+    problem = None
+    if dist.local_rank() == 0:
+        seen, record = _seen(run), run.out / VERIFIED
+        known = json.loads(record.read_text()) if record.is_file() else None
+        try:
+            source.verify(hashes=seen != known)
+        except ShardError as error:
+            problem = error
+    dist.raise_first(problem)
+    if dist.is_first() and seen != known:
+        files.write_json(record, seen)
+
+
+def _seen(run: Run) -> dict[str, list[int]]:
+    stats = {
+        str(path.resolve()): path.stat()
+        for folder in run.data.shards
+        for path in sorted(folder.glob("*.tar"))
+    }
+    return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()}
+
+
+def _facts(run: Run, source: Source) -> dict[str, Any]:
+    """What stands beside every checkpoint: what it was trained on, and with what."""
+    packages = ("torch", "deepspeed", "timm", "lightly", "safetensors")
+    return {
+        "data": {
+            "digests": list(source.digests),
+            "samples": source.samples,
+            "held_out_samples": source.held_out_samples,
+            "exclude": files.sha256(run.data.exclude) if run.data.exclude else None,
+        },
+        "world_size": dist.world_size(),
+        "versions": {
+            "ssl_retina": __version__,
+            "python": platform.python_version(),
+            **{package: metadata.version(package) for package in packages},
+        },
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The git commit of the checkout this package runs from, or None in an installation."""
+    git = Path(__file__).parents[2] / ".git"
+    head = git / "HEAD"
+    if not head.is_file():
+        return None
+    text = head.read_text().strip()
+    if not text.startswith("ref: "):
+        return text
+    reference = git / text.removeprefix("ref: ")
+    return reference.read_text().strip() if reference.is_file() else None
+
+
+def _sinks(run: Run, step: int, *, terminal: Terminal, stack: contextlib.ExitStack) -> tuple[Sink, ...]:
+    """Where lines go: the first rank's files and terminal, nowhere on the others."""
+    if not dist.is_first():
+        return ()
+    files.write_json(run.out / "config.json", run.dump())
+    opened_sinks = stack.enter_context(tracking.sinks(run, step))
+    stack.callback(terminal.close)
+    return (*opened_sinks, terminal)

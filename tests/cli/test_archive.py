@@ -1,0 +1,82 @@
+"""The verb `shard` at the command line: help, exit codes, what goes to stdout and what to stderr."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import factory
+import pytest
+
+from ssl_retina import cli
+
+Shard = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def shard(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shard:
+    """Run the verb in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ssl-retina", "shard", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capfd.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def _source(folder: Path) -> Path:
+    source = folder / "photos"
+    source.mkdir()
+    for number in range(3):
+        (source / f"p{number}_OD.png").write_bytes(factory.encoded(factory.pixels(number), "png"))
+    (source / "notes.txt").write_text("notes")
+    return source
+
+
+def test_help_has_an_example(shard: Shard) -> None:
+    code, text, _ = shard("--help")
+    assert code == 0
+    assert "Example: ssl-retina shard" in " ".join(text.split())
+
+
+def test_json_goes_to_stdout_and_all_else_to_stderr(tmp_path: Path, shard: Shard) -> None:
+    out = tmp_path / "out"
+    arguments = (_source(tmp_path), "--out", out, "--pattern", "{patient}_{eye}", "--processes", 1, "--json")
+    code, first, notes = shard(*arguments)
+    assert code == 0, notes
+    assert json.loads(first) == {
+        **{"scanned": 4, "written": 3, "rejected": 1, "duplicates": 0},
+        **{"patients": 3, "shards": 1},
+    }
+    assert "rejected 1: not_an_image" in notes
+    assert f"next: ssl-retina inspect {out}" in notes
+    code, again, notes = shard(*arguments)
+    assert (code, again) == (0, first)
+    assert "complete already" in notes
+    code, other, notes = shard(*arguments, "--size", 256)
+    assert (code, other) == (4, "")
+    assert "size was 512, is 256" in notes
+
+
+def test_mistakes_are_one_sentence_and_exit_code_2(tmp_path: Path, shard: Shard) -> None:
+    (tmp_path / "empty").mkdir()
+    source = _source(tmp_path)
+    for arguments in (
+        (tmp_path / "absent",),
+        (tmp_path / "empty",),
+        (source, "--table", tmp_path / "absent.csv"),
+        (source, "--map", "patient=Patient"),
+        (source, "--pattern", "{pateint}"),
+        (source, "--size", 7),
+        (source, "--name", "../x"),
+        (source, "--site", "a b"),
+        (source, "--processes", 0),
+    ):
+        code, text, notes = shard(*arguments, "--out", tmp_path / "out")
+        assert (code, text) == (2, ""), (arguments, notes)
+        assert notes.startswith("ssl-retina: ")
+        assert notes.count("\n") == 1, notes
+        assert not (tmp_path / "out").exists()

@@ -1,0 +1,401 @@
+"""Law 2: which sample stands at a position depends on seed, position and index alone; and clean endings."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import factory
+import numpy as np
+import pytest
+import torch
+
+from ssl_retina import config, shard_index, shards
+from ssl_retina.contract import Batch, ViewSpec
+from ssl_retina.data import views
+from ssl_retina.data.loader import Source, open_source
+from ssl_retina.data.views import Crop, Recipe
+from ssl_retina.errors import ConfigError, InputError, ShardError, StateError
+
+SAMPLES = 65
+SPEC = ViewSpec("mae", global_views=2, global_size=24)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("set")
+    factory.make_shards(path, samples=SAMPLES, shards=3, size=48)
+    return path
+
+
+def _source(*folders: Path, workers: int = 0, seed: int = 3, spec: ViewSpec = SPEC, **data: object) -> Source:
+    values = {"held_out": 0.0, **data}
+    return open_source(config.Data(shards=folders, batch_size=8, workers=workers, **values), spec, seed=seed)
+
+
+def _global_batches(source: Source, start: int, steps: int, world: int, batch: int = 12) -> list[list[Batch]]:
+    """The first `steps` global batches, each as the micro-batches of all ranks."""
+    parts = [
+        list(islice(source.batches(start, rank=rank, world=world, micro_batch=batch // world), steps))
+        for rank in range(world)
+    ]
+    return [[parts[rank][step] for rank in range(world)] for step in range(steps)]
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    return Batch(
+        torch.cat([part.global_views for part in parts], 1),
+        None,
+        tuple(key for part in parts for key in part.keys),
+        torch.cat([part.position for part in parts]),
+        torch.cat([part.group for part in parts]),
+        torch.cat([part.field_of_view for part in parts], 1),
+    )
+
+
+def _assert_equal(one: Batch, other: Batch) -> None:
+    assert one.keys == other.keys
+    assert torch.equal(one.position, other.position)
+    assert torch.equal(one.group, other.group)
+    assert torch.equal(one.global_views, other.global_views)
+    assert torch.equal(one.field_of_view.nan_to_num(-1), other.field_of_view.nan_to_num(-1))
+
+
+def test_f55_one_epoch_covers_every_sample_once(folder: Path) -> None:
+    """65 samples in 3 shards over 3 ranks and 2 workers: nothing divides anything."""
+    keys: Counter[str] = Counter()
+    for rank in range(3):
+        source = _source(folder, workers=2)
+        for batch in islice(source.batches(0, rank=rank, world=3, micro_batch=5), 9):
+            keys.update(
+                key for key, place in zip(batch.keys, batch.position.tolist(), strict=True) if place < SAMPLES
+            )
+    assert keys == Counter({factory.key(number): 1 for number in range(SAMPLES)})
+
+
+@pytest.mark.parametrize(
+    ("world", "workers"), [(1, 1), (1, 2), (1, 3), (2, 0), (2, 2), (3, 0), (4, 0), (4, 1)]
+)
+def test_f56_f58_global_batches_hang_on_neither_ranks_nor_workers(
+    folder: Path, world: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")  # what the environment says must not matter
+    monkeypatch.setenv("WORLD_SIZE", "7")
+    expected = _global_batches(_source(folder), 29, 6, world=1)
+    found = _global_batches(_source(folder, workers=workers), 29, 6, world=world)
+    for one, other in zip(expected, found, strict=True):
+        _assert_equal(_joined(one), _joined(other))
+
+
+def test_f57_starting_anywhere_equals_having_streamed_there(folder: Path) -> None:
+    source = _source(folder)
+    whole = list(islice(source.batches(0, rank=0, world=1, micro_batch=7), 20))
+    for step in (1, 9, 10, 19):  # position 63 and 70: on both sides of the first epoch's end
+        (later,) = islice(_source(folder, workers=1).batches(7 * step, rank=0, world=1, micro_batch=7), 1)
+        _assert_equal(whole[step], later)
+
+
+def test_positions_are_contiguous_over_micro_steps_and_ranks(folder: Path) -> None:
+    source = _source(folder)
+    batches = _global_batches(source, 100, 4, world=4)
+    places = [place for parts in batches for part in parts for place in part.position.tolist()]
+    assert places == list(range(100, 148))
+
+
+def test_views_are_those_of_the_position(folder: Path) -> None:
+    """The same sample in two epochs is cropped differently; the same position always the same."""
+    source = _source(folder)
+    first = next(source.batches(0, rank=0, world=1, micro_batch=SAMPLES))
+    second = next(source.batches(SAMPLES, rank=0, world=1, micro_batch=SAMPLES))
+    place = {key: number for number, key in enumerate(second.keys)}
+    same = [
+        torch.equal(first.global_views[0, number], second.global_views[0, place[key]])
+        for number, key in enumerate(first.keys)
+    ]
+    assert not any(same)
+    assert not torch.equal(first.global_views[0], first.global_views[1])
+    assert first.global_views.dtype == torch.uint8
+    assert first.global_views.shape == (2, SAMPLES, 3, 24, 24)
+    assert first.field_of_view.shape == (2, SAMPLES, 4)
+    other = next(_source(folder, seed=4).batches(0, rank=0, world=1, micro_batch=SAMPLES))
+    assert other.keys != first.keys
+
+
+def test_groups_are_patients(folder: Path) -> None:
+    batch = next(_source(folder).batches(0, rank=0, world=1, micro_batch=SAMPLES))
+    facts = {factory.key(number): factory.facts(number) for number in range(SAMPLES)}
+    for key, group in zip(batch.keys, batch.group.tolist(), strict=True):
+        assert group == shards.group_number(str(facts[key]["group"]))
+
+
+def test_local_views_of_a_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(Crop((0.4, 1.0)), local_crop=Crop((0.05, 0.4)))
+    monkeypatch.setattr(views, "RECIPES", {"multi": recipe})
+    spec = ViewSpec("multi", global_views=2, global_size=24, local_views=3, local_size=16)
+    batch = next(_source(folder, spec=spec).batches(0, rank=0, world=1, micro_batch=5))
+    assert batch.local_views is not None
+    assert batch.local_views.shape == (3, 5, 3, 16, 16)
+    assert len({view.numpy().tobytes() for view in batch.local_views[:, 0]}) == 3
+    assert views.finish(batch, device=torch.device("cpu")).local_views is not None
+
+
+def test_several_sets(folder: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    second.mkdir()
+    parts = [(f"b{number}.jpg", factory.encoded(factory.pixels(number, size=40))) for number in range(10)]
+    factory.write_tar(second / "b-000000.tar", parts)
+    shard_index.write(second, {})
+    source = _source(folder, second)
+    assert source.samples == SAMPLES + 10
+    assert source.offsets == (0, SAMPLES)
+    assert len(set(source.digests)) == 2
+    batch = next(source.batches(0, rank=0, world=1, micro_batch=75))
+    assert set(batch.keys) == {factory.key(n) for n in range(SAMPLES)} | {f"b{n}" for n in range(10)}
+    with pytest.raises(InputError, match="same set twice"):
+        _source(folder, folder)
+    with pytest.raises(ShardError) as caught:
+        _source(folder, tmp_path / "absent", tmp_path)
+    assert str(caught.value).count("\n") == 1
+
+
+def test_where_exclude_and_held_out_reach_the_stream(folder: Path, tmp_path: Path) -> None:
+    exclude = tmp_path / "exclude.txt"
+    exclude.write_text(factory.key(2) + "\n")
+    source = _source(folder, where="split != test", exclude=exclude, held_out=0.2)
+    facts = {factory.key(number): factory.facts(number) for number in range(SAMPLES)}
+    trained = {
+        key for batch in islice(source.batches(0, rank=0, world=1, micro_batch=10), 30) for key in batch.keys
+    }
+    held_out = {key for batch in source.held_out(rank=0, world=1, batch=1, limit=1000) for key in batch.keys}
+    assert len(trained) == source.samples
+    assert len(held_out) == source.held_out_samples > 0
+    assert len(trained) + len(held_out) == 48  # 49 of 65 are not in test, one of them is excluded
+    assert factory.key(2) not in trained | held_out
+    assert not {facts[key]["group"] for key in trained} & {facts[key]["group"] for key in held_out}
+    with pytest.raises(ConfigError):
+        _source(folder, where="nonsense")
+
+
+@pytest.mark.parametrize(("world", "batch", "limit"), [(1, 4, 100), (2, 2, 100), (4, 1, 100), (2, 50, 7)])
+def test_held_out_batches_are_fixed_and_as_many_on_every_rank(
+    folder: Path, world: int, batch: int, limit: int
+) -> None:
+    source = _source(folder, held_out=0.3)
+    expected = list(_source(folder, held_out=0.3, seed=9).held_out(rank=0, world=1, batch=1, limit=limit))
+    ranks = [list(source.held_out(rank=rank, world=world, batch=batch, limit=limit)) for rank in range(world)]
+    assert len({len(batches) for batches in ranks}) == 1
+    assert len({len(part.keys) for batches in ranks for part in batches}) == 1
+    found = [part for step in zip(*ranks, strict=True) for part in step]
+    joined, wanted = _joined(found), _joined(expected)
+    count = len(joined.keys)
+    assert min(limit, source.held_out_samples) - world * batch < count <= limit
+    assert joined.keys == wanted.keys[:count]
+    assert torch.equal(joined.global_views, wanted.global_views[:, :count])
+
+
+def test_no_held_out_patients(folder: Path) -> None:
+    source = _source(folder)
+    assert source.held_out_samples == 0
+    assert list(source.held_out(rank=0, world=1, batch=4, limit=10)) == []
+
+
+def test_whole_images_by_row(folder: Path) -> None:
+    rows = np.array([64, 3, 3, 10, 11])
+    batches = list(_source(folder).whole(rows, batch=2))
+    assert [len(batch.keys) for batch in batches] == [2, 2, 1]
+    joined = _joined(batches)
+    assert joined.keys == tuple(factory.key(int(row)) for row in rows)
+    assert joined.position.tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(joined.global_views[0, 1], joined.global_views[0, 2])
+
+
+def test_f44_verify_refuses_by_name_before_the_first_step(tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for number, place in enumerate(folders):
+        factory.make_shards(place, samples=20, shards=2, seed=number)
+    source = _source(*folders)
+    source.verify(hashes=True)
+    path = folders[0] / "factory-000001.tar"
+    path.write_bytes(path.read_bytes()[:5000])
+    (folders[1] / "factory-000000.tar").unlink()
+    with pytest.raises(ShardError) as caught:
+        source.verify(hashes=False)
+    message = str(caught.value)
+    assert caught.value.exit_code == 4
+    assert "a: factory-000001.tar has 5000 bytes" in message
+    assert "b: factory-000000.tar is missing" in message
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_f43_a_flipped_bit_stops_the_stream_by_name(tmp_path: Path, workers: int) -> None:
+    index = factory.make_shards(tmp_path, samples=20, shards=1)
+    path = tmp_path / index.shards[0].url
+    content = bytearray(path.read_bytes())
+    content[int(shards.read_positions(index)["image_offset"][7]) + 800] ^= 1
+    path.write_bytes(content)
+    stream = _source(tmp_path, workers=workers).batches(0, rank=0, world=1, micro_batch=4)
+    with pytest.raises(ShardError) as caught:
+        list(islice(stream, 5))
+    assert str(caught.value) == f"{path.name}: the image of sample {factory.key(7)} is damaged (CRC-32)"
+
+
+def test_a_set_that_is_indexed_anew_while_it_streams_stops_the_stream(tmp_path: Path) -> None:
+    factory.make_shards(tmp_path, samples=20)
+    source = _source(tmp_path)
+    factory.make_shards(tmp_path, samples=20, seed=1)
+    with pytest.raises(ShardError, match="indexed anew"):
+        next(source.batches(0, rank=0, world=1, micro_batch=4))
+
+
+def _with_undecodable(folder: Path, samples: int, bad: set[int]) -> Path:
+    folder.mkdir(exist_ok=True)
+    image = factory.encoded(factory.pixels(0, size=16))
+    parts = [(f"k{n:05d}.jpg", b"no image" if n in bad else image) for n in range(samples)]
+    factory.write_tar(folder / "bad-000000.tar", parts)
+    shard_index.write(folder, {})
+    return folder
+
+
+def test_f54_an_undecodable_sample_is_replaced_by_the_next_position(tmp_path: Path) -> None:
+    """The same on every rank; counted; the batch keeps its size and its positions."""
+    place = _with_undecodable(tmp_path, 40, {11})
+    spec = ViewSpec("mae", 1, 16)
+    sound = list(islice(_source(place, spec=spec).batches(0, rank=0, world=1, micro_batch=8), 5))
+    keys = [key for batch in sound for key in batch.keys]
+    counts = Counter(keys)
+    (twice,) = [key for key, count in counts.items() if count == 2]
+    at = keys.index(twice)
+    assert "k00011" not in counts
+    assert keys[at + 1] == twice
+    source = _source(place, spec=spec, workers=1)
+    parts = _global_batches(source, 0, 5, world=4, batch=8)
+    assert [key for step in parts for part in step for key in part.keys] == keys
+    assert source.replaced == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_f54_too_many_undecodable_samples_stop_the_run_by_name(tmp_path: Path, workers: int) -> None:
+    place = _with_undecodable(tmp_path, 60, {3, 30, 50})
+    source = _source(place, spec=ViewSpec("mae", 1, 16), workers=workers)
+    with pytest.raises(ShardError) as caught:
+        list(islice(source.batches(0, rank=0, world=1, micro_batch=6), 30))
+    assert all(name in str(caught.value) for name in ("k00003", "k00030", "k00050"))
+    nothing = _with_undecodable(tmp_path / "all", 5, set(range(5)))
+    with pytest.raises(ShardError, match="cannot be decoded"):
+        next(_source(nothing, spec=ViewSpec("mae", 1, 16)).batches(0, rank=0, world=1, micro_batch=2))
+
+
+def test_the_loader_takes_nothing_from_torchs_generator(folder: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    next(_source(folder, workers=1).batches(0, rank=0, world=1, micro_batch=4))
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_f60_a_killed_worker_stops_the_stream_with_a_reason(folder: Path) -> None:
+    before = set(multiprocessing.active_children())
+    stream = _source(folder, workers=1).batches(0, rank=0, world=1, micro_batch=4)
+    next(stream)
+    (worker,) = set(multiprocessing.active_children()) - before
+    worker.kill()
+    with pytest.raises(StateError, match="loader process was killed"):
+        list(islice(stream, 10))
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from ssl_retina import config
+from ssl_retina.contract import ViewSpec
+from ssl_retina.data.loader import open_source
+
+if __name__ == "__main__":
+    got = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, lambda number, frame: got.append(number))
+    data = config.Data(shards=(Path(sys.argv[1]),), batch_size=4, workers=2, held_out=0.0)
+    stream = open_source(data, ViewSpec("mae", 1, 24), seed=1).batches(0, rank=0, world=1, micro_batch=4)
+    next(stream)
+    children = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[3]) == os.getsid(0) and int(entry.name) != os.getpid():
+                children.append(entry.name)
+    print(*children, flush=True)
+    sys.stdin.readline()
+    for _ in range(20):
+        next(stream)
+    stream.close()
+    print("signals", *sorted(got), flush=True)
+"""
+
+
+def _started(folder: Path, tmp_path: Path) -> tuple[subprocess.Popen[str], list[int]]:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    children = [int(word) for word in process.stdout.readline().split()]
+    assert len(children) >= 3  # the server and two workers (and multiprocessing's tracker)
+    return process, children
+
+
+def _ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def _gone(pids: list[int]) -> bool:
+    """Whether all have ended, waited for at most a minute (a zombie has ended)."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if all(_ended(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_workers_ignore_the_trainers_signals_and_end_with_it(folder: Path, tmp_path: Path) -> None:
+    """A scheduler signals the whole group: only the trainer hears it, and the stream goes on."""
+    process, children = _started(folder, tmp_path)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        os.killpg(process.pid, number)
+    assert not any(_ended(pid) for pid in children)
+    output, complaints = process.communicate("go\n", timeout=120)
+    assert complaints == ""
+    assert output.split()[0] == "signals"
+    assert {int(word) for word in output.split()[1:]} == {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+    assert process.returncode == 0
+    assert _gone(children)
+
+
+def test_loader_processes_die_with_a_killed_parent(folder: Path, tmp_path: Path) -> None:
+    process, children = _started(folder, tmp_path)
+    process.kill()
+    process.wait(timeout=60)
+    try:
+        assert _gone(children)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)

@@ -1,0 +1,172 @@
+"""Finished encoders by name: exports are checked against their sums, other names fail with a sentence."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ssl_retina import config, files
+from ssl_retina.errors import CheckpointError, InputError
+from ssl_retina.models import encoder, pretrained
+
+MODEL = config.Model(name="vit_tiny_patch16_224", image_size=32, patch_size=8, depth=2)
+
+
+@pytest.fixture(scope="module")
+def made() -> encoder.Encoder:
+    torch.manual_seed(0)
+    return encoder.build(MODEL, checkpointing=False).eval()
+
+
+def _sum(folder: Path) -> None:
+    names = ("config.json", "model.safetensors")
+    (folder / "SHA256SUMS").write_text("".join(f"{files.sha256(folder / name)}  {name}\n" for name in names))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, made: encoder.Encoder) -> Path:
+    """An export in the layout of `release/export.py`."""
+    target = tmp_path / "export"
+    target.mkdir()
+    save_file(made.vit.state_dict(), target / "model.safetensors")
+    content: dict[str, Any] = {
+        "architecture": MODEL.name,
+        "model_args": encoder.model_args(MODEL),
+        "pretrained_cfg": {
+            "input_size": [3, 32, 32],
+            "mean": [0.4, 0.3, 0.2],
+            "std": [0.2, 0.2, 0.1],
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+        },
+    }
+    (target / "config.json").write_text(json.dumps(content))
+    _sum(target)
+    return target
+
+
+def test_an_export_gives_the_encoders_features_and_its_own_preparation(
+    folder: Path, made: encoder.Encoder
+) -> None:
+    module, data = pretrained.load_timm(str(folder))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(module(images), made.features(images))
+    assert not module.training
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert data == pretrained.DataConfig(32, (0.4, 0.3, 0.2), (0.2, 0.2, 0.1), "bicubic", 1.0)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_f95_a_changed_file_is_refused_by_name(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[-3] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"not what was exported.*{name}"):
+        pretrained.load_timm(str(folder))
+
+
+def test_f95_sums_must_be_there_and_name_the_weights(folder: Path) -> None:
+    (folder / "SHA256SUMS").write_text(f"{files.sha256(folder / 'config.json')}  config.json\n")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        pretrained.load_timm(str(folder))
+    (folder / "SHA256SUMS").unlink()
+    with pytest.raises(CheckpointError, match="no SHA256SUMS"):
+        pretrained.load_timm(str(folder))
+
+
+def test_sums_may_not_point_out_of_the_folder(folder: Path) -> None:
+    outside = folder.parent / "outside"
+    outside.write_text("x")
+    with (folder / "SHA256SUMS").open("a") as stream:
+        stream.write(f"{files.sha256(outside)}  ../outside\n")
+    with pytest.raises(CheckpointError, match=r"\.\./outside"):
+        pretrained.load_timm(str(folder))
+
+
+def _change(folder: Path, **values: Any) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, **values}))
+    _sum(folder)
+
+
+def test_f91_weights_of_another_depth_are_listed(folder: Path) -> None:
+    _change(folder, model_args={**encoder.model_args(MODEL), "depth": 3})
+    with pytest.raises(CheckpointError, match=r"missing: blocks\.2\.norm1\.weight"):
+        pretrained.load_timm(str(folder))
+
+
+def test_a_config_may_not_hand_timm_other_arguments(folder: Path) -> None:
+    _change(folder, model_args={**encoder.model_args(MODEL), "checkpoint_path": "/etc/passwd"})
+    with pytest.raises(CheckpointError, match="checkpoint_path"):
+        pretrained.load_timm(str(folder))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "[" * 100_000, '{"architecture": 1}'])
+def test_a_broken_config_is_refused(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    _sum(folder)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        pretrained.load_timm(str(folder))
+
+
+def test_f91_cut_weights_with_fitting_sums_are_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    _sum(folder)
+    with pytest.raises(CheckpointError, match="cut or damaged"):
+        pretrained.load_timm(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("out/nothing-here", "does not exist"),
+        ("hf-hub:someone/model", "does not exist"),
+        ("vit_smal_patch16_224", "did you mean 'vit_small_patch16_224'"),
+    ],
+)
+def test_names_that_mean_nothing(name: str, said: str) -> None:
+    for ask in (pretrained.load_timm, lambda name: pretrained.untrained(name, seed=0)):
+        with pytest.raises(InputError) as caught:
+            ask(name)
+        assert said in str(caught.value)
+
+
+def test_a_file_is_no_folder(folder: Path) -> None:
+    with pytest.raises(InputError, match="give the folder"):
+        pretrained.load_timm(str(folder / "model.safetensors"))
+
+
+def test_a_timm_model_without_network_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name in ("vit_tiny_patch16_224", "vit_tiny_patch16_224.nonsense"):
+        with pytest.raises(InputError, match="timm cannot give weights"):
+            pretrained.load_timm(name)
+
+
+def test_untrained_is_drawn_from_its_seed_alone(folder: Path) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, data = pretrained.untrained(str(folder), seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+    again, _ = pretrained.untrained(str(folder), seed=1)
+    other, _ = pretrained.untrained(str(folder), seed=2)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(one(images), again(images))
+    assert not torch.equal(one(images), other(images))
+    assert data.mean == (0.4, 0.3, 0.2)
+    named, _ = pretrained.untrained("vit_tiny_patch16_224", seed=0)
+    assert named(torch.randn(1, 3, 224, 224)).shape == (1, 192)
+
+
+def test_a_copied_folder_is_the_same(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    assert pretrained.load_timm(str(tmp_path / "copy")).data == pretrained.load_timm(str(folder)).data

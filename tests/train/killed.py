@@ -1,0 +1,65 @@
+"""Runs that die of kill -9 at their n-th call to the disk, and are then resumed: many in one start.
+
+`python killed.py FOLDER N N ...`: FOLDER/whole is the uninterrupted run, FOLDER/at-N the other ones. Each
+run is a fork of this process, which has everything loaded and computes nothing itself.
+"""
+
+import itertools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+
+from ssl_retina.train import checkpoint, loop
+from ssl_retina.train.signals import Stop
+
+CALLS = ("fsync", "rename", "replace", "mkdir", "link", "unlink")
+
+
+def forked(work: Callable[[], object]) -> int:
+    """The exit status of a fork that does `work`."""
+    child = os.fork()
+    if child == 0:
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def train(out: Path, killed_at: int | None = None) -> None:
+    """One run in this process, which dies before its call number `killed_at`."""
+    counter = itertools.count()
+
+    def counted(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if next(counter) == killed_at:
+                os.kill(os.getpid(), 9)
+            return original(*args, **kwargs)
+
+        return call
+
+    for name in CALLS:
+        setattr(os, name, counted(getattr(os, name)))
+    checkpoint.save_file = counted(checkpoint.save_file)
+    loop.pretrain(tiny.run(out.parent / "shards", out), Stop())
+    if killed_at is None:
+        print(f"{out.name} made {next(counter)} calls", flush=True)
+
+
+def main(folder: Path, points: list[int]) -> None:
+    """The whole run, then each point: killed, and resumed by the same call."""
+    torch.set_num_threads(1)
+    assert forked(lambda: train(folder / "whole")) == 0
+    for point in points:
+        out = folder / f"at-{point}"
+        code = forked(lambda out=out, point=point: train(out, point))
+        assert code in (-9, 0), code
+        if code == -9:
+            assert forked(lambda out=out: train(out)) == 0, point
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [int(point) for point in sys.argv[2:]])
