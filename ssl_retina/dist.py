@@ -3,8 +3,9 @@
 In: tensors or small objects of one rank. Out: what all ranks agree on.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -27,19 +28,28 @@ def backend() -> str:
     return "nccl" if torch.cuda.is_available() else "gloo"
 
 
-def join(timeout: timedelta) -> None:
-    """Join the process group that the environment names, or a group of one that needs no port."""
+@contextlib.contextmanager
+def joined(timeout: timedelta) -> Iterator[None]:
+    """Join the process group that the environment names, or a group of one that needs no port.
+
+    Whoever opens it destroys the group; the environment is left as it was found.
+    """
     device = torch.device("cuda", local_rank()) if torch.cuda.is_available() else None
     if device is not None:
         torch.cuda.set_device(device)
-    if world_size() == 1:
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
-        store = c10d.HashStore()  # type: ignore[attr-defined]
-        c10d.init_process_group(
-            backend(), store=store, rank=0, world_size=1, timeout=timeout, device_id=device
-        )
-    else:
+    if world_size() > 1:
         c10d.init_process_group(backend(), init_method="env://", timeout=timeout, device_id=device)
+        yield
+        return
+    store = c10d.HashStore()  # type: ignore[attr-defined]
+    c10d.init_process_group(backend(), store=store, rank=0, world_size=1, timeout=timeout, device_id=device)
+    alone = "LOCAL_RANK" not in os.environ
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
+    try:
+        yield
+    finally:
+        if alone:
+            os.environ.pop("LOCAL_RANK", None)
 
 
 def rank() -> int:

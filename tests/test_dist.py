@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ from torch import distributed
 from ssl_retina import dist
 from ssl_retina.errors import ShardError, StateError
 
-dist.join(timedelta(seconds=60))
+joined = dist.joined(timedelta(seconds=60))
+joined.__enter__()
 rank = dist.rank()
 def decide():
     assert rank == 0
@@ -83,3 +85,15 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
         "other": "rank 1",
     }
     assert "RANK" not in os.environ
+
+
+def test_a_group_of_one_needs_no_environment_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that is started later must not look like a rank with a broken environment."""
+    for name in launch.NEEDED:
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    with dist.joined(timedelta(seconds=60)):
+        assert dist.is_joined()
+        assert (dist.rank(), dist.world_size()) == (0, 1)
+        torch.distributed.destroy_process_group()
+    assert dict(os.environ) == before

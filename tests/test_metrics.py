@@ -102,11 +102,12 @@ def test_a_weight_is_a_repetition(seed: int) -> None:
 
 
 def test_strata_compare_only_inside_one_model() -> None:
-    labels, scores = np.array([0, 1, 0, 1, 1]), np.array([0.1, 0.2, 10.0, 11.0, 9.0])
+    labels, scores = np.array([0, 1, 0, 1, 1]), np.array([20.0, 21.0, 10.0, 11.0, 9.0])
     fold = np.array([0, 0, 1, 1, 1])
     once = np.ones((1, 5))
     # pairs: fold 0 one of one right; fold 1 one of two right
     assert metrics.weighted_auroc(labels, scores, once, strata=fold)[0] == pytest.approx(2 / 3)
+    assert metrics.weighted_auroc(labels, scores, once)[0] == pytest.approx(1 / 2)
 
 
 @pytest.mark.parametrize("count", [7, 40])

@@ -86,10 +86,12 @@ def _train(path: Path, overrides: list[str], *, extend: bool, as_json: bool) -> 
 
 
 def _choose_accelerator() -> None:
-    """DeepSpeed warns on stdout where it finds no GPU; told so, it is quiet."""
+    """Said before libraries start: that there is no GPU (DeepSpeed warns on stdout), or equal bits on it."""
     import torch
 
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 

@@ -239,18 +239,27 @@ def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
 
 
 def _start_worker(_: int) -> None:
-    """Ignore the trainer's signals, and end with the trainer, however that ends.
+    """Leave signals to the trainer, but end with it, however it ends, or when it asks.
 
     torch's own watch looks at the parent, which is the fork server: it outlives a killed trainer, since its
     children hold it. The sentinel is a pipe that only the trainer keeps open.
     """
-    for number in _OURS:
-        signal.signal(number, signal.SIG_IGN)
     trainer = multiprocessing.parent_process()
     assert trainer is not None
-    threading.Thread(target=_end_with, args=(trainer.sentinel,), daemon=True).start()
+    assert trainer.pid is not None
+    signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
+    for target, argument in ((_end_with, trainer.sentinel), (_end_when_asked, trainer.pid)):
+        threading.Thread(target=target, args=(argument,), daemon=True).start()
 
 
 def _end_with(sentinel: int) -> None:
     connection.wait([sentinel])
     os._exit(1)
+
+
+def _end_when_asked(trainer: int) -> None:
+    """Obey a SIGTERM of the trainer itself (multiprocessing sends one at exit), drop all other signals."""
+    while True:
+        received = signal.sigwaitinfo(_OURS)
+        if received.si_signo == signal.SIGTERM and received.si_pid == trainer:
+            os._exit(0)

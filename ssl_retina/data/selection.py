@@ -18,7 +18,7 @@ from ssl_retina.data.order import mixed
 from ssl_retina.errors import ConfigError, InputError
 from ssl_retina.shards import COLUMNS, Index
 
-CHUNK = 65_536
+CHUNK = 8192
 
 Rows = NDArray[np.uint32]
 Mask = NDArray[np.bool_]

@@ -25,12 +25,15 @@ RECORD = "demo.json"
 PAGE = "index.html"
 BASELINES = ("random", "mean-colour", "pixel-pca")
 TASK = "referable=referable"
-TIMM = (
-    "import json, sys, timm, torch; model = timm.create_model('local-dir:{folder}', pretrained=True).eval(); "
-    "features = model(torch.zeros(2, *model.pretrained_cfg['input_size'])); "
-    "print(json.dumps({{'features': list(features.shape), "
-    "'ssl_retina': any(name.startswith('ssl_retina') for name in sys.modules)}}))"
-)
+CREATE = "timm.create_model('local-dir:{folder}', pretrained=True)"
+TIMM = """
+import json, sys, timm, torch
+model = {create}.eval()
+with torch.inference_mode():
+    features = model(torch.zeros(2, *model.pretrained_cfg["input_size"]))
+known = any(name.startswith("ssl_retina") for name in sys.modules)
+print(json.dumps({{"features": list(features.shape), "ssl_retina": known}}))
+"""
 
 
 @dataclass
@@ -151,10 +154,11 @@ def _model_steps(course: Course) -> None:
         verb("export", f"{out}/run", "--out", f"{out}/model"),
         story.of_export,
     )
+    create = CREATE.format(folder=f"{out}/model")
     course.step(
         "timm",
         "plain timm loads it, in a process without ssl_retina",
-        python(TIMM.format(folder=f"{out}/model")),
+        python(TIMM.format(create=create), typed=f"import timm; {create}"),
         story.of_timm,
     )
     course.step(

@@ -64,11 +64,10 @@ def verb(*arguments: str) -> Command:
     return Command(run, shlex.join((program, *arguments)))
 
 
-def python(script: str) -> Command:
-    """A line of Python that knows nothing of us and prints one JSON object."""
-    return Command(
-        (sys.executable, "-I", "-c", script), shlex.join((near(Path(sys.executable)), "-c", script))
-    )
+def python(script: str, *, typed: str) -> Command:
+    """Python that knows nothing of us and prints one JSON object; `typed` is the core of it, on one line."""
+    assert '"' not in typed
+    return Command((sys.executable, "-I", "-c", script), f'{near(Path(sys.executable))} -c "{typed}"')
 
 
 def near(path: Path) -> str:
@@ -81,9 +80,13 @@ def near(path: Path) -> str:
 
 
 def environment(key_file: Path) -> dict[str, str]:
-    """What the steps run in: the demo's own key, no GPU, and no rank of a launcher around us."""
+    """What the steps run in: the demo's own key, no GPU, and no rank of a launcher around us.
+
+    One thread for numpy's own products: on matrices as small as a probe's, more only wait for each other.
+    """
     kept = {name: value for name, value in os.environ.items() if name not in launch.NEEDED}
-    return {**kept, pseudonyms.KEY_VARIABLE: str(key_file.absolute()), "CUDA_VISIBLE_DEVICES": ""}
+    own = {pseudonyms.KEY_VARIABLE: str(key_file.absolute()), "CUDA_VISIBLE_DEVICES": ""}
+    return {"OPENBLAS_NUM_THREADS": "1", **kept, **own}
 
 
 def run(name: str, command: Command, surroundings: Mapping[str, str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ssl_retina import __version__, labels
 from ssl_retina.errors import InputError
@@ -38,7 +39,8 @@ def probe(
         for case, found in zip(cases, judged, strict=True):
             values = one.values[np.searchsorted(used, case.places)]
             fitting = Fitting(one.components, seed)
-            found.append(evaluate.judge(case.question, values, fitting, resamples=resamples))
+            with threadpool_limits(1, user_api="blas"):  # in hundreds of small fits threads only wait
+                found.append(evaluate.judge(case.question, values, fitting, resamples=resamples))
     return {
         "format": FORMAT,
         "version": __version__,

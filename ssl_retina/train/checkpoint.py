@@ -153,13 +153,17 @@ def _verify_file(folder: Path, file: str, promised: Any) -> Bad | None:
     stem = file.split(".", 1)[0]
     if not isinstance(promised, dict):
         return Bad(folder, "manifest", f"{MANIFEST} does not list {file}")
-    path = folder / file
-    if not path.is_file():
+    try:
+        size = (folder / file).stat().st_size
+        if size != promised.get("bytes"):
+            written = promised.get("bytes")
+            return Bad(folder, f"size-{stem}", f"{file} has {size} bytes, {written} were written")
+        digest = files.sha256(folder / file)
+    except FileNotFoundError:
         return Bad(folder, f"missing-{stem}", f"{file} is missing")
-    size = path.stat().st_size
-    if size != promised.get("bytes"):
-        return Bad(folder, f"size-{stem}", f"{file} has {size} bytes, {promised.get('bytes')} were written")
-    if files.sha256(path) != promised.get("sha256"):
+    except OSError as error:
+        return Bad(folder, f"unreadable-{stem}", f"{file} cannot be read ({error.strerror})")
+    if digest != promised.get("sha256"):
         return Bad(folder, f"hash-{stem}", f"{file} does not have the SHA-256 with which it was written")
     return None
 

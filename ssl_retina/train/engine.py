@@ -46,10 +46,9 @@ def process_group(timeout: timedelta = timedelta(minutes=30)) -> Iterator[None]:
         return
     _quiet()
     deepspeed.ops.__compatible_ops__ = {}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), dist.joined(timeout):
         # DeepSpeed calls what torch renames; nothing that a user could mend
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch\.distributed|deepspeed)\.")
-        dist.join(timeout)
         deepspeed.init_distributed(dist_backend=dist.backend(), auto_mpi_discovery=False)
         try:
             yield
@@ -59,11 +58,10 @@ def process_group(timeout: timedelta = timedelta(minutes=30)) -> Iterator[None]:
 
 
 def _quiet() -> None:
-    """DeepSpeed logs to stdout, where `--json` belongs: errors only, and to stderr."""
+    """DeepSpeed logs to stdout, where `--json` belongs: errors only, and (without a handler) to stderr."""
     logger.setLevel(logging.ERROR)
-    for handler in logger.handlers:
-        if type(handler) is logging.StreamHandler:  # its own, not one that a test runner added
-            handler.setStream(sys.stderr)
+    for handler in [one for one in logger.handlers if type(one) is logging.StreamHandler]:
+        logger.removeHandler(handler)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ EYES = {
     "bottom cut": Eye(height=220),
     "one side cut": Eye(width=260),
     "tight": Eye(width=260, height=260, x=130, y=130),
-    "corners only": Eye(width=260, height=260, x=130, y=130, radius=160),
+    "corners only": Eye(width=260, height=260, x=130, y=130, radius=172),
+    "far down": Eye(height=700, y=540),
     "small": Eye(radius=60),
     "tiny source": Eye(width=80, height=70, x=38, y=34, radius=30),
     "dark": Eye(light=0.1),
@@ -127,11 +128,12 @@ def test_without_a_border_everything_is_kept() -> None:
     assert not cleaned.pixels[:20].any()
 
 
-def test_a_white_page_around_it_is_not_taken_for_the_black() -> None:
-    eye = Eye()
+@pytest.mark.parametrize("left", [0, 190])
+def test_a_white_page_around_it_is_not_taken_for_the_black(left: int) -> None:
+    eye = Eye(width=420, x=140)
     rows, columns = np.mgrid[: eye.height, : eye.width]
-    page = np.hypot(columns + 0.5 - eye.x, rows + 0.5 - eye.y) > eye.radius
-    pixels = np.where(page[..., None], 255, draw(eye)).astype(np.uint8)
+    outside = np.hypot(columns + 0.5 - eye.x, rows + 0.5 - eye.y) > eye.radius
+    pixels = np.where((outside & (columns >= left))[..., None], 255, draw(eye)).astype(np.uint8)
     assert clean(pixels, "fundus", 128).field_of_view is None
 
 

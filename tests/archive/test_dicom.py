@@ -237,10 +237,18 @@ def test_f28_a_truncated_jpeg_2000_frame() -> None:
     assert reason(encapsulated(cut, JPEG2000Lossless, "RGB")) == "truncated"
 
 
-def test_a_jpeg_that_stores_red_green_and_blue_is_not_converted() -> None:
+def test_f32_a_jpeg_of_red_green_and_blue_that_does_not_say_so() -> None:
+    """Without a marker a decoder takes three components for luma and chroma: the header must win."""
     stream = io.BytesIO()
     Image.fromarray(colours()).save(stream, "JPEG", quality=95, keep_rgb=True, subsampling=0)
-    picture = read(encapsulated(stream.getvalue(), JPEGBaseline8Bit, "RGB"))
+    frame = stream.getvalue()
+    marker = frame.index(b"\xff\xee")
+    frame = frame[:marker] + frame[marker + 2 + int.from_bytes(frame[marker + 2 : marker + 4], "big") :]
+    anonymous = bytearray(frame)
+    scan = frame.index(b"\xff\xda") + 5
+    for number, name in enumerate((b"R\x11", b"G\x11", b"B\x11")):
+        anonymous[frame.index(name)] = anonymous[scan + 2 * number] = number + 1
+    picture = read(encapsulated(bytes(anonymous), JPEGBaseline8Bit, "RGB"))
     assert np.abs(picture.pixels.astype(int) - colours()).mean() < 3
 
 

@@ -333,7 +333,8 @@ if __name__ == "__main__":
             if int(fields[3]) == os.getsid(0) and int(entry.name) != os.getpid():
                 children.append(entry.name)
     print(*children, flush=True)
-    sys.stdin.readline()
+    if sys.stdin.readline() == "leave\\n":
+        sys.exit(3)  # with a stream that nobody closed
     for _ in range(20):
         next(stream)
     stream.close()
@@ -386,6 +387,13 @@ def test_workers_ignore_the_trainers_signals_and_end_with_it(folder: Path, tmp_p
     assert output.split()[0] == "signals"
     assert {int(word) for word in output.split()[1:]} == {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
     assert process.returncode == 0
+    assert _gone(children)
+
+
+def test_a_trainer_that_ends_with_an_open_stream_ends(folder: Path, tmp_path: Path) -> None:
+    process, children = _started(folder, tmp_path)
+    _, complaints = process.communicate("leave\n", timeout=120)
+    assert (process.returncode, complaints) == (3, "")
     assert _gone(children)
 
 

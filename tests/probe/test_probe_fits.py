@@ -82,6 +82,17 @@ def test_the_chosen_c_is_the_best_of_the_inner_folds() -> None:
     assert found == linear.COSTS[int(np.argmin(losses))]
 
 
+def test_c_is_chosen_across_patients_and_not_across_photographs() -> None:
+    """Features that only tell patients apart: with twins on both sides the weakest penalty looks best."""
+    random = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 4)
+    classes = random.permutation(np.arange(60) % 2)[groups]
+    features = random.normal(size=(60, 40))[groups] + 0.01 * random.normal(size=(240, 40))
+    by_patient = linear.choose_cost(features, classes, groups, seed=0)
+    by_photograph = linear.choose_cost(features, classes, np.arange(240), seed=0)
+    assert by_patient <= 1e-2 < 1 <= by_photograph
+
+
 def test_standardised_uses_the_training_part_only() -> None:
     features = np.array([[0.0, 5.0], [2.0, 5.0], [10.0, 6.0]], np.float32)
     sides = linear.standardised(features, Fold(np.array([0, 1]), np.array([2])), components=None, seed=0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -99,6 +100,49 @@ def test_wandb_and_tensorboard_offline_with_one_id_for_the_run(
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
     said = capfd.readouterr()
     assert "wandb" not in said.out + said.err
+
+
+OFFLINE = """
+import sys
+from pathlib import Path
+import tiny
+from ssl_retina.train import tracking
+run = tiny.run(Path("shards"), Path(sys.argv[1]), tracking__wandb="offline", tracking__tensorboard=True)
+with tracking.sinks(run, 0) as opened:
+    for step in (1, 2):
+        for sink in opened:
+            sink.write({"step": step, "loss": 0.5})
+"""
+COUNTED = """
+ip link set lo up; ip route add default dev lo
+"$0" -W ignore -c "$1" "$2"
+cat /proc/net/snmp
+"""
+
+
+@pytest.mark.slow
+def test_law_10_offline_opens_no_connection_and_sends_no_datagram(tmp_path: Path) -> None:
+    """In a network of its own, where every address leads to loopback: the kernel counts what was tried."""
+    here = Path(__file__).parent
+    path = f"{here}{os.pathsep}{here.parent}"
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-c", COUNTED, sys.executable, OFFLINE, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare" in done.stderr:
+        pytest.skip("this user may not make a network namespace")
+    assert len(tracking.read_lines(tmp_path)) == 2, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    counts = {
+        (names[0], name): int(value)
+        for names, values in zip(rows[::2], rows[1::2], strict=True)
+        for name, value in zip(names[1:], values[1:], strict=True)
+    }
+    assert counts["Tcp:", "ActiveOpens"] == 0
+    assert counts["Udp:", "OutDatagrams"] == 0
 
 
 def test_the_terminal_says_little_and_only_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

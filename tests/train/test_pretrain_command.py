@@ -1,0 +1,97 @@
+"""`pretrain` and `check` as they are typed: one process here; several ranks are proved in tests/train."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+from typer.testing import CliRunner
+
+from ssl_retina import launch
+from ssl_retina.cli import app
+from ssl_retina.errors import ConfigError, InputError, ShardError
+
+CONFIG = str(Path(__file__).parents[2] / "configs" / "pretrain" / "debug_mae.yaml")
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    return tiny.make_shards(tmp_path / "shards")
+
+
+def typed(shards: Path, *words: str) -> list[str]:
+    return [CONFIG, *tiny.overrides(shards, shards.parent / "run"), *words]
+
+
+def ask(*words: str) -> str:
+    """What a verb prints on stdout; its errors are raised."""
+    done = CliRunner().invoke(app, list(words), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_pretrain_trains_and_resumes_with_the_same_words(shards: Path) -> None:
+    words = typed(shards, "train.steps=4", "--json")
+    first = json.loads(ask("pretrain", *words))
+    assert first["steps"] == 4
+    assert first["started_at"] == 0
+    assert first["samples"] == 32
+    assert first["loss"] > 0
+    again = json.loads(ask("pretrain", *words))
+    assert (again["started_at"], again["steps"], again["loss"]) == (4, 4, None)
+    longer = json.loads(ask("pretrain", *typed(shards, "train.steps=5", "--json", "--extend")))
+    assert (longer["started_at"], longer["steps"]) == (4, 5)
+
+
+def test_check_says_what_would_run_and_writes_nothing(shards: Path) -> None:
+    said = json.loads(ask("check", *typed(shards, "train.accumulate=2", "--json")))
+    assert said["batch"] == {"samples": 8, "processes": 1, "accumulate": 2, "samples_per_forward": 4}
+    assert said["steps"] == tiny.STEPS
+    assert said["samples"] + said["held_out_samples"] == tiny.SAMPLES
+    assert said["samples_seen"] == tiny.STEPS * 8
+    assert said["epochs"] == round(tiny.STEPS * 8 / said["samples"], 2)
+    assert 0 < said["parameters"]["exported"] < said["parameters"]["trained"]
+    assert said["config"]["model"]["drop_path"] == 0.3
+    assert said["peak_learning_rate"] == pytest.approx(0.05 * 8 / 256)
+    assert "config:" in CliRunner().invoke(app, ["check", *typed(shards)]).output
+    assert not (shards.parent / "run").exists()
+
+
+def test_f77_mistakes_are_told_at_once_and_nothing_is_written(shards: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ask("pretrain", *typed(shards, "optim.learning_rat=1", "model.image_size=33", "train.precision=fp16"))
+    assert caught.value.exit_code == 2
+    for part in ("did you mean 'learning_rate'", "must be a multiple of patch_size", "train.precision"):
+        assert part in str(caught.value)
+    assert not (shards.parent / "run").exists()
+
+
+def test_damaged_shards_are_refused_by_name(shards: Path) -> None:
+    tar = sorted(shards.glob("*.tar"))[0]
+    tar.write_bytes(tar.read_bytes()[:-512])
+    for verb in ("check", "pretrain"):
+        with pytest.raises(ShardError, match=tar.name):
+            ask(verb, *typed(shards))
+    assert not (shards.parent / "run" / "checkpoints").exists()
+
+
+def test_a_partly_set_environment_is_refused(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(InputError, match="only partly set: RANK without WORLD_SIZE"):
+        ask("pretrain", *typed(shards))
+    for name in launch.NEEDED:
+        monkeypatch.setenv(name, "1")
+    with pytest.raises(InputError, match="--processes has no meaning"):
+        ask("pretrain", *typed(shards, "--processes", "2"))
+
+
+def test_several_processes_are_started_with_the_same_words(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[list[str], int]] = []
+    monkeypatch.setattr(launch, "run_ranks", lambda command, count: started.append((command, count)))
+    ask("pretrain", *typed(shards, "--processes", "3", "--extend"))
+    ((command, count),) = started
+    assert count == 3
+    assert command[1:5] == ["-m", "ssl_retina", "pretrain", "--extend"]
+    assert command[command.index("--") + 1 :] == [CONFIG, *tiny.overrides(shards, shards.parent / "run")]
