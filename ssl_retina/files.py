@@ -72,11 +72,15 @@ def _holder(path: Path) -> dict[str, Any]:
 
 
 def _started(pid: int) -> str | None:
-    """The kernel's start time of a process: tells a live holder from another process with its number."""
+    """The kernel's start time of a process: tells a live holder from another process with its number.
+
+    None where the system does not say.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError, IndexError):
         return None
+    return "ended" if fields[0] in "ZX" else fields[19]  # a zombie only waits to be waited for
 
 
 def _alive(holder: dict[str, Any]) -> bool:
@@ -116,7 +120,7 @@ def lock(folder: Path) -> Iterator[None]:
                         f"{folder} is being written by process {holder.get('pid')} on {holder.get('host')}: "
                         f"wait for it, or end it; if that machine is gone, remove {path}"
                     ) from None
-                path.unlink(missing_ok=True)
+                _retire(path)
     finally:
         candidate.unlink(missing_ok=True)
     _sweep_candidates(folder)
@@ -124,6 +128,17 @@ def lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def _retire(path: Path) -> None:
+    """Take a dead holder's lock away; put it back if somebody took it over in the meantime."""
+    aside = path.with_name(f"{LOCK_NAME}-{os.getpid()}-stale")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, aside)
+        if _alive(_holder(aside)):
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, path)
+        aside.unlink()
 
 
 def _sweep_candidates(folder: Path) -> None:

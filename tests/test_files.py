@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,38 @@ with files.lock(Path({str(tmp_path)!r})):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_of_many_that_take_over_one_dead_lock_one_writes_at_a_time(tmp_path: Path) -> None:
+    script = f"""
+import sys, time
+from pathlib import Path
+from ssl_retina import files
+from ssl_retina.errors import StateError
+folder = Path({str(tmp_path)!r})
+sys.stdin.readline()
+try:
+    with files.lock(folder):
+        (folder / "inside").open("x").close()
+        time.sleep(0.2)
+        (folder / "inside").unlink()
+except StateError:
+    sys.exit(4)
+"""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    stale = {"host": socket.gethostname(), "pid": dead.pid, "started": "1"}
+    (tmp_path / files.LOCK_NAME).write_text(json.dumps(stale))
+    takers = [subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) for _ in range(6)]
+    for taker in takers:
+        assert taker.stdin is not None
+        taker.stdin.write(b"go\n")
+        taker.stdin.close()
+    for taker in takers:
+        taker.wait()
+    codes = [taker.returncode for taker in takers]
+    assert set(codes) <= {0, 4}
+    assert 0 in codes
+
+
 def test_another_machines_lock_is_believed(tmp_path: Path) -> None:
     (tmp_path / files.LOCK_NAME).write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))
     with pytest.raises(StateError, match="elsewhere"), files.lock(tmp_path):
@@ -87,8 +120,6 @@ def test_another_machines_lock_is_believed(tmp_path: Path) -> None:
 
 
 def test_a_number_reused_by_another_process_is_not_the_holder(tmp_path: Path) -> None:
-    import socket
-
     stale = {"host": socket.gethostname(), "pid": os.getpid(), "started": "1"}
     (tmp_path / files.LOCK_NAME).write_text(json.dumps(stale))
     with files.lock(tmp_path):
