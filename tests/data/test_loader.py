@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -342,7 +343,9 @@ if __name__ == "__main__":
 """
 
 
-def _started(folder: Path, tmp_path: Path) -> tuple[subprocess.Popen[str], list[int]]:
+@contextlib.contextmanager
+def _started(folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A trainer in a session of its own and its loader's processes; whatever is left of them is killed."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     process = subprocess.Popen(
@@ -355,8 +358,13 @@ def _started(folder: Path, tmp_path: Path) -> tuple[subprocess.Popen[str], list[
     )
     assert process.stdout is not None
     children = [int(word) for word in process.stdout.readline().split()]
-    assert len(children) >= 3  # the server and two workers (and multiprocessing's tracker)
-    return process, children
+    try:
+        assert len(children) >= 3  # the server and two workers (and multiprocessing's tracker)
+        yield process, children
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
 
 
 def _ended(pid: int) -> bool:
@@ -378,32 +386,28 @@ def _gone(pids: list[int]) -> bool:
 
 def test_workers_ignore_the_trainers_signals_and_end_with_it(folder: Path, tmp_path: Path) -> None:
     """A scheduler signals the whole group: only the trainer hears it, and the stream goes on."""
-    process, children = _started(folder, tmp_path)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        os.killpg(process.pid, number)
-    assert not any(_ended(pid) for pid in children)
-    output, complaints = process.communicate("go\n", timeout=120)
-    assert complaints == ""
-    assert output.split()[0] == "signals"
-    assert {int(word) for word in output.split()[1:]} == {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
-    assert process.returncode == 0
-    assert _gone(children)
+    with _started(folder, tmp_path) as (process, children):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.killpg(process.pid, number)
+        assert not any(_ended(pid) for pid in children)
+        output, complaints = process.communicate("go\n", timeout=120)
+        assert complaints == ""
+        assert output.split()[0] == "signals"
+        heard = {int(word) for word in output.split()[1:]}
+        assert heard == {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+        assert process.returncode == 0
+        assert _gone(children)
 
 
 def test_a_trainer_that_ends_with_an_open_stream_ends(folder: Path, tmp_path: Path) -> None:
-    process, children = _started(folder, tmp_path)
-    _, complaints = process.communicate("leave\n", timeout=120)
-    assert (process.returncode, complaints) == (3, "")
-    assert _gone(children)
+    with _started(folder, tmp_path) as (process, children):
+        _, complaints = process.communicate("leave\n", timeout=120)
+        assert (process.returncode, complaints) == (3, "")
+        assert _gone(children)
 
 
 def test_loader_processes_die_with_a_killed_parent(folder: Path, tmp_path: Path) -> None:
-    process, children = _started(folder, tmp_path)
-    process.kill()
-    process.wait(timeout=60)
-    try:
+    with _started(folder, tmp_path) as (process, children):
+        process.kill()
+        process.wait(timeout=60)
         assert _gone(children)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,7 @@ def test_wandb_and_tensorboard_offline_with_one_id_for_the_run(
         with tracking.sinks(run, step) as opened:
             for sink in opened:
                 sink.write({**LINE, "step": step + 1})
+        time.sleep(1.1)  # wandb names a folder by the second
     folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
     name = (tmp_path / "wandb-id").read_text().strip()
     assert len(folders) == 2
@@ -104,6 +106,7 @@ def test_wandb_and_tensorboard_offline_with_one_id_for_the_run(
 
 OFFLINE = """
 import sys
+import time
 from pathlib import Path
 import tiny
 from ssl_retina.train import tracking
