@@ -55,7 +55,8 @@ def inspect(
 def _show(report: "Report") -> None:
     """The report as lines for a person."""
     print(f"samples   {report.samples} in {report.shards} shards, {report.bytes / 1e6:.1f} MB")
-    print(f"patients  {report.patients or 'unknown'}")
+    merged = "" if report.groups == report.patients else f", {report.groups} groups that share no photograph"
+    print(f"patients  {report.patients}{merged}" if report.patients else "patients  unknown")
     for column, words in report.columns.items():
         print(f"{column:9} {_counts({word or 'not declared': count for word, count in words.items()})}")
     print(f"pixels    {_counts(report.sizes)}")

@@ -34,7 +34,8 @@ class Report:
     """What a set holds and what is wrong with it.
 
     columns: for each column how many samples have each word. sizes: how many images are W x H pixels.
-    ignored: members with other suffixes, which are never read. patients: how many patients are known.
+    ignored: members with other suffixes, which are never read. patients: how many are known, those of
+    duplicates included. groups: those who share a photograph count as one.
     """
 
     samples: int
@@ -42,6 +43,7 @@ class Report:
     bytes: int
     digest: str
     patients: int
+    groups: int
     columns: Mapping[str, Mapping[str, int]]
     sizes: Mapping[str, int]
     ignored: Mapping[str, int]
@@ -58,6 +60,7 @@ class _Seen:
 
     damage: list[str]
     sizes: Counter[str]
+    patients: set[int]
     groups: set[int]
 
 
@@ -69,7 +72,7 @@ def inspect(folder: Path, *, advance: Advance) -> Report:
     index = shards.read_index(folder)
     damage = shard_index.verify(index, hashes=True)
     ignored: Counter[str] = Counter()
-    seen = _Seen([], Counter(), set())
+    seen = _Seen([], Counter(), set(), set())
     if any(sentence.startswith(shards.POSITIONS_NAME) for sentence in damage):
         columns: dict[str, dict[str, int]] = {}
         damage += [wrong for shard in index.shards for wrong in _unreadable(index, shard.url)]
@@ -82,7 +85,8 @@ def inspect(folder: Path, *, advance: Advance) -> Report:
         shards=len(index.shards),
         bytes=sum(shard.filesize for shard in index.shards),
         digest=index.digest,
-        patients=len(seen.groups),
+        patients=len(seen.patients),
+        groups=len(seen.groups),
         columns=columns,
         sizes=dict(seen.sizes.most_common()),
         ignored=dict(sorted(ignored.items())),
@@ -187,13 +191,14 @@ def _add(seen: _Seen, part: tuple[_Seen, int], advance: Advance) -> None:
     found, count = part
     seen.damage += found.damage
     seen.sizes += found.sizes
+    seen.patients |= found.patients
     seen.groups |= found.groups
     advance(count)
 
 
 def _look_at(index: Index, rows: range, missing: set[str]) -> tuple[_Seen, int]:
     """What a piece of the set shows; runs in a thread (PIL decodes without the interpreter lock)."""
-    seen = _Seen([], Counter(), set())
+    seen = _Seen([], Counter(), set(), set())
     reader = Reader(index)
     try:
         for row in rows:
@@ -203,6 +208,15 @@ def _look_at(index: Index, rows: range, missing: set[str]) -> tuple[_Seen, int]:
     finally:
         reader.close()
     return seen, len(rows)
+
+
+def _patients(facts: Mapping[str, Any]) -> Iterator[int]:
+    """The patients that a sample's JSON names, its duplicates' too; a foreign JSON may name none."""
+    aliases = facts.get("aliases")
+    for record in (facts, *(aliases if isinstance(aliases, list) else ())):
+        patient = record.get("patient") if isinstance(record, dict) else None
+        if isinstance(patient, str):
+            yield shards.group_number(patient)
 
 
 def _findings(reader: Reader, row: int, seen: _Seen) -> Iterator[str]:
@@ -223,6 +237,7 @@ def _findings(reader: Reader, row: int, seen: _Seen) -> Iterator[str]:
     group = shard_index.group_of(key, facts)
     if group != key:
         seen.groups.add(shards.group_number(group))
+    seen.patients |= set(_patients(facts))
     for name, found in (("key", key), ("width", width), ("height", height)):
         if "pixels_sha256" in facts and facts.get(name) != found:
             yield f"sample {key} says {name} {facts.get(name)!r}, found {found!r}"
