@@ -35,11 +35,13 @@ def demo(
     from ssl_retina.demo import path
     from ssl_retina.errors import InterruptedRunError
 
-    signal.signal(signal.SIGTERM, _leave)
+    before = signal.signal(signal.SIGTERM, _leave)
     try:
         record = path.walk(out, Told())
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; the same demo command goes on from here") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if as_json:
         console.result(record)
         return
@@ -54,6 +56,10 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 class Told:
     """Tells the person at the terminal, on stderr, what is done and with which command."""
+
+    def note(self, text: str) -> None:
+        """A line before the first step."""
+        console.NOTES.print(text, style="cyan", markup=False, soft_wrap=True)
 
     def begin(self, number: int, name: str, what: str, command: str) -> None:
         """One heading, and the command to type."""
@@ -82,6 +88,7 @@ def _print(record: dict[str, Any]) -> None:
     _table(screen, task, report.shown)
     screen.print(record["verdict"]["sentence"], markup=False)
     screen.print(f"\n{record['seconds']:.0f} seconds in all. The page: {record['page']}", markup=False)
+    screen.print("Your own archive begins with: ssl-retina shard PHOTOGRAPHS --out SHARDS", markup=False)
 
 
 def _asked(task: dict[str, Any]) -> str:

@@ -23,7 +23,9 @@ Extend = Annotated[bool, typer.Option("--extend", help="Allow a larger train.ste
 
 def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
-    app.command(epilog="Example: ssl-retina pretrain configs/pretrain/debug_mae.yaml out=runs/a")(pretrain)
+    app.command(
+        epilog="Example: ssl-retina pretrain configs/pretrain/debug_mae.yaml data.shards=out/hygd out=runs/a --processes 2"
+    )(pretrain)
     app.command(epilog="Example: ssl-retina check configs/pretrain/mae_vit_base.yaml data.shards=S out=R")(
         check
     )

@@ -72,6 +72,8 @@ def walk(out: Path, listener: Listener) -> dict[str, Any]:
     with files.lock(out):
         key_file = _key()
         course = Course(out, listener, environment(key_file))
+        for line in story.surroundings(near(key_file)):
+            listener.note(f"$ {line}")
         _draw(course)
         _archive_steps(course)
         _model_steps(course)

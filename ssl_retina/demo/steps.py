@@ -27,6 +27,10 @@ SAVING_SECONDS = 60.0
 class Listener(Protocol):
     """Who is told how the demo goes."""
 
+    def note(self, text: str) -> None:
+        """Something to know before the first step."""
+        ...
+
     def begin(self, number: int, name: str, what: str, command: str) -> None:
         """Note the beginning of a step; `command` is empty where the demo does something of its own."""
         ...

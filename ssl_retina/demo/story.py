@@ -83,6 +83,14 @@ def of_probe(answer: Mapping[str, Any]) -> str:
     )
 
 
+def surroundings(key: str) -> tuple[str, ...]:
+    """What a user types first to repeat the steps by hand."""
+    return (
+        f"export {pseudonyms.KEY_VARIABLE}={key}   # the demo's own key, outside its output",
+        "export CUDA_VISIBLE_DEVICES=   # the same path on every machine: no GPU",
+    )
+
+
 def page_of(
     out: Path, steps: Sequence[Step], answers: Mapping[str, Any], *, verdict: Verdict, key: str
 ) -> Page:
@@ -98,7 +106,7 @@ def page_of(
         metrics=tracking.read_lines(out / "run"),
         probe=answers["probe"],
         steps=steps,
-        environment=(f"export {pseudonyms.KEY_VARIABLE}={key}", "export CUDA_VISIBLE_DEVICES="),
+        environment=surroundings(key),
         versions=_versions(),
         digests={
             "shards (index.json, SHA-256)": index.digest,
