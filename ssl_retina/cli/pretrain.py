@@ -21,14 +21,14 @@ Processes = Annotated[
 Extend = Annotated[bool, typer.Option("--extend", help="Allow a larger train.steps than the run began with.")]
 
 
+_SHARDS = "data.shards=out/hygd out=runs/a"
+
+
 def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
-    app.command(
-        epilog="Example: ssl-retina pretrain configs/pretrain/debug_mae.yaml data.shards=out/hygd out=runs/a --processes 2"
-    )(pretrain)
-    app.command(epilog="Example: ssl-retina check configs/pretrain/mae_vit_base.yaml data.shards=S out=R")(
-        check
-    )
+    trained = f"ssl-retina pretrain configs/pretrain/debug_mae.yaml {_SHARDS} --processes 2"
+    app.command(epilog=f"Example: {trained}")(pretrain)
+    app.command(epilog=f"Example: ssl-retina check configs/pretrain/mae_vit_base.yaml {_SHARDS}")(check)
 
 
 def pretrain(
