@@ -1,0 +1,72 @@
+"""What the README and the pages say can be run: verbs, options, targets, files; the README stays short."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from ssl_retina.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/*.md")])
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    for block in re.findall(r"^```[a-z]*\n(.*?)^```", text, flags=re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = line.split("  #")[0].strip()
+            if re.match(r"(\S*/)?ssl-retina ", line):
+                yield shlex.split(line)[1:]
+
+
+def _documented() -> Iterator[tuple[str, list[str]]]:
+    for page in dict.fromkeys(PAGES):
+        for words in _commands(page.read_text(encoding="utf-8")):
+            yield page.name, words
+
+
+def _shown_in_help() -> Iterator[tuple[str, list[str]]]:
+    group = typer.main.get_command(app)
+    for verb, command in group.commands.items():  # type: ignore[attr-defined]
+        texts = [" ".join((text or "").split()) for text in (command.epilog, command.help)]
+        found = re.search(r"Example: ssl-retina (.*)$", "\n".join(texts), flags=re.M)
+        assert found, f"{verb} has no example in its --help"
+        yield f"help of {verb}", shlex.split(found.group(1))
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), [*_documented(), *_shown_in_help()], ids=lambda value: str(value)[:80]
+)
+def test_documented_commands_parse(page: str, words: list[str]) -> None:
+    group = typer.main.get_command(app)
+    verb, *arguments = words
+    assert verb in group.commands, f"{page}: no verb {verb}"  # type: ignore[attr-defined]
+    command = group.commands[verb]  # type: ignore[attr-defined]
+    try:
+        assert command.make_context(verb, [*arguments]).params
+    except typer.BadParameter as error:
+        if "does not exist" not in str(error):  # the reader's own folder; everything else must be right
+            raise
+
+
+def test_an_unknown_option_would_be_noticed() -> None:
+    group = typer.main.get_command(app)
+    with pytest.raises(Exception, match="No such option"):
+        group.commands["shard"].make_context("shard", ["a", "--outt", "b"])  # type: ignore[attr-defined]
+
+
+def test_links_lead_to_files() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_readme_is_short_and_its_targets_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 200
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"`?make ([a-z]+)", text)):
+        assert re.search(rf"^{target}:", makefile, flags=re.M), target
