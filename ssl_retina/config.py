@@ -4,6 +4,7 @@ Defaults live beside the types here and in the method files. Derived values are 
 written back into a config.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +19,7 @@ from ssl_retina.errors import ConfigError
 class Section(BaseModel):
     """A frozen section in which an unknown key is an error; method files derive their `Config` from it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def _one_or_several(value: object) -> object:
@@ -55,23 +56,34 @@ class Data(Section):
 class Model(Section):
     """The encoder: a ViT by its timm name; `depth` shortens it for trials.
 
+    patch_size: that of the name where it is not given.
     position_embedding: starts at the sine-cosine values; `fixed` keeps them, `learned` trains them.
     """
 
     name: str = "vit_small_patch16_224"
     image_size: Positive = 224
-    patch_size: Positive = 16
+    patch_size: Positive | None = None
     depth: Positive | None = None
     drop_path: Share = 0.0
     position_embedding: Literal["fixed", "learned"] = "fixed"
 
     @model_validator(mode="after")
     def _whole_patches(self) -> "Model":
-        if self.image_size % self.patch_size:
+        if self.image_size % self.patch:
             raise ValueError(
-                f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})"
+                f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch})"
             )
         return self
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels. Raises ValueError where neither name nor `patch_size` says it."""
+        if self.patch_size is not None:
+            return self.patch_size
+        named = re.search(r"_patch(\d+)", self.name)
+        if named is None:
+            raise ValueError(f"patch_size: the name {self.name!r} does not hold one, so it must be given")
+        return int(named.group(1))
 
 
 class Optim(Section):

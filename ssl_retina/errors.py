@@ -18,10 +18,14 @@ class ConfigError(UserError):
     """A config with mistakes: all of them, each with its file, line and suggestion."""
 
     def __init__(self, source: str, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
+        self.source, self.problems = source, tuple(problems)
         noun = "problem" if len(problems) == 1 else "problems"
         lines = "\n".join(f"  {problem}" for problem in problems)
         super().__init__(f"{len(problems)} {noun} in {source}\n{lines}")
+
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[str, tuple[str, ...]]]:
+        """Travel between ranks whole."""
+        return type(self), (self.source, self.problems)
 
 
 class InputError(UserError):

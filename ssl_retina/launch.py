@@ -40,8 +40,11 @@ class RanksError(UserError):
     """What ended a run of several ranks, with the exit code of its first cause."""
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+        super().__init__(message, exit_code)
+        self.message, self.exit_code = message, exit_code
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def is_rank(environment: Mapping[str, str] = os.environ) -> bool:
@@ -126,8 +129,11 @@ def report_failure(message: str, exit_code: int) -> bool:
         return False
     report = {"moment": time.monotonic_ns(), "message": message, "exit_code": exit_code}
     temporary = Path(f"{path}.tmp")
-    temporary.write_text(json.dumps(report))
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(report))
+        os.replace(temporary, path)
+    except OSError:  # cleaned away in a long run: then the exit code and the rank's own words must do
+        return False
     return True
 
 

@@ -18,6 +18,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.
 Processes = Annotated[
     int | None, typer.Option(min=1, help="Ranks on this machine; the number of GPUs, or 1, if not given.")
 ]
+Change = Annotated[
+    bool,
+    typer.Option("--change", help="Go on with other optim.*, schedule.* or such values; it is recorded."),
+]
 Extend = Annotated[bool, typer.Option("--extend", help="Allow a larger train.steps than the run began with.")]
 
 
@@ -36,6 +40,7 @@ def pretrain(
     overrides: Overrides = None,
     processes: Processes = None,
     extend: Extend = False,
+    change: Change = False,
     as_json: AsJson = False,
 ) -> None:
     """Train, or go on where the newest checkpoint of OUT stands: the same command does both.
@@ -49,23 +54,27 @@ def pretrain(
         if processes is not None:
             raise InputError("--processes has no meaning where a launcher started this process as one rank")
         launch.end_with_parent()
-        _as_rank(config, overrides or [], extend=extend, as_json=as_json)
+        _as_rank(config, overrides or [], extend=extend, change=change, as_json=as_json)
         return
     count = launch.processes(processes)
     if count == 1:
-        _train(config, overrides or [], extend=extend, as_json=as_json)
+        _train(config, overrides or [], extend=extend, change=change, as_json=as_json)
         return
-    flags = [*(["--extend"] if extend else []), *(["--json"] if as_json else [])]
+    flags = [
+        *(["--extend"] if extend else []),
+        *(["--change"] if change else []),
+        *(["--json"] if as_json else []),
+    ]
     verb = [sys.executable, "-m", "ssl_retina", "pretrain", *flags, "--", str(config), *(overrides or [])]
     launch.run_ranks(verb, count)
 
 
-def _as_rank(config: Path, overrides: list[str], *, extend: bool, as_json: bool) -> None:
+def _as_rank(config: Path, overrides: list[str], *, extend: bool, change: bool, as_json: bool) -> None:
     """Train; what goes wrong is left for our launcher to tell once, where it started this rank."""
     from ssl_retina import launch
 
     try:
-        _train(config, overrides, extend=extend, as_json=as_json)
+        _train(config, overrides, extend=extend, change=change, as_json=as_json)
     except BaseException as error:
         known = isinstance(error, UserError)
         code = error.exit_code if isinstance(error, UserError) else 1
@@ -74,7 +83,7 @@ def _as_rank(config: Path, overrides: list[str], *, extend: bool, as_json: bool)
         raise
 
 
-def _train(path: Path, overrides: list[str], *, extend: bool, as_json: bool) -> None:
+def _train(path: Path, overrides: list[str], *, extend: bool, change: bool, as_json: bool) -> None:
     from ssl_retina.train import signals
 
     with signals.noted() as stop:  # before torch is loaded: a signal in these seconds counts too
@@ -83,7 +92,7 @@ def _train(path: Path, overrides: list[str], *, extend: bool, as_json: bool) -> 
         from ssl_retina.train import loop
 
         run = config.load(path, overrides, methods.config_type, methods.available())
-        summary = loop.pretrain(run, stop, extend=extend)
+        summary = loop.pretrain(run, stop, extend=extend, change=change)
     _tell(summary, as_json=as_json)
 
 

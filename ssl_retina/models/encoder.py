@@ -115,7 +115,7 @@ def build(model: config.Model, *, checkpointing: bool) -> Encoder:
 def model_args(model: config.Model) -> dict[str, Any]:
     """What timm needs beside the name to build the same ViT again; goes into the export's config.json."""
     depth = {} if model.depth is None else {"depth": model.depth}
-    return {"img_size": model.image_size, "patch_size": model.patch_size, **depth, **POOLING}
+    return {"img_size": model.image_size, "patch_size": model.patch, **depth, **POOLING}
 
 
 def create(name: str, **arguments: Any) -> Any:

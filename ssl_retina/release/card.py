@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ssl_retina import config
+
 PSEUDONYMISED = """\
 The photographs were pseudonymised, not anonymised: ids were replaced under a secret key and free text was
 left behind, but a retina is a biometric, and whoever holds another photograph of the same eye may recognise
@@ -29,7 +31,7 @@ class Facts:
     """Everything the card says; nothing that a clock says, so that equal weights have equal cards.
 
     recipe: the run's config without paths. checkpoint: what stands beside the weights (`step`, `data`,
-    `world_size`, `versions`, `commit`). operations: floating-point operations of the whole training.
+    `world_size`, `versions`, `commit`, `changes`). operations: floating-point operations of the whole training.
     progress: the values last logged up to that step.
     """
 
@@ -72,7 +74,7 @@ what it is worth for a task has to be measured on labelled photographs of that t
 def _shape(facts: Facts) -> str:
     model = facts.recipe["model"]
     depth = "" if model["depth"] is None else f", {model['depth']} blocks"
-    return f"{model['image_size']} px, patch {model['patch_size']}{depth}"
+    return f"{model['image_size']} px, patch {config.Model(**model).patch}{depth}"
 
 
 def _use(facts: Facts) -> str:
@@ -129,7 +131,7 @@ def _training(facts: Facts) -> str:
 - Compute: about {facts.operations:.2g} floating-point operations in {known["world_size"]} process(es);
   how long they took is in the run's metrics and not here, so that equal weights have equal cards
 - {versions}; commit {known.get("commit") or "not known"}
-{_progress(facts.progress)}
+{_changes(known)}{_progress(facts.progress)}
 <details><summary>The whole recipe</summary>
 
 ```json
@@ -137,6 +139,10 @@ def _training(facts: Facts) -> str:
 ```
 
 </details>"""
+
+
+def _changes(known: Mapping[str, Any]) -> str:
+    return "".join(f"- Changed on the way, at {change}\n" for change in known.get("changes", ()))
 
 
 def _progress(progress: Mapping[str, Any]) -> str:

@@ -197,7 +197,12 @@ def _settings(run: Run, micro_batch: int) -> dict[str, Any]:
         "gradient_clipping": run.optim.clip_norm or 0.0,
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": run.train.zero_stage, "reduce_bucket_size": BUCKET_ELEMENTS},
-        "torch_autocast": {"enabled": run.train.precision == "bf16", "dtype": "bfloat16"},
+        "torch_autocast": {
+            "enabled": run.train.precision == "bf16",
+            "dtype": "bfloat16",
+            # by default gradients of linear layers would be rounded to bf16 before they are summed over ranks
+            "lower_precision_safe_modules": [],
+        },
         "steps_per_print": sys.maxsize,
         "timers": {"throughput": {"enabled": False}},
     }

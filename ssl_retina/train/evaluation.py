@@ -35,7 +35,7 @@ class Evaluation:
         if self._source.held_out_samples:
             line |= self._held_out(clock)
         if self._neighbours is not None:
-            line["knn_auroc"] = self._score(self._neighbours)
+            line |= self._score(self._neighbours)
         return line
 
     def _held_out(self, clock: Clock) -> dict[str, float | None]:
@@ -60,12 +60,16 @@ class Evaluation:
             line["feature_rank"] = health.feature_rank(torch.from_numpy(np.concatenate(known)))
         return line
 
-    def _score(self, neighbours: Neighbours) -> float | None:
+    def _score(self, neighbours: Neighbours) -> dict[str, float | None]:
         """On the first rank, whose module is whole at these ZeRO stages; the others wait for its answer."""
-        value = dist.first_decides(
+        found = dist.first_decides(
             lambda: neighbours.score(self._engine, self._source, batch=2 * self._batch)
         )
-        return None if value is None else finite(value)
+        names = ("knn_auroc", "knn_auroc_low", "knn_auroc_high")
+        values = (None, None, None) if found is None else (found.value, found.low, found.high)
+        return {
+            name: None if value is None else finite(value) for name, value in zip(names, values, strict=True)
+        }
 
     def _limit(self) -> int:
         """At most LIMIT samples, and a number that 1, 2, 4 and 8 ranks share evenly where there are 8."""

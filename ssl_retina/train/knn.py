@@ -1,12 +1,13 @@
 """The online kNN score: do photographs with one label lie beside each other in the features?
 
 In: the labels file and the binary task of the config, joined by pseudonym with the photographs that the run
-may look at (`data.where` and `data.exclude` hold here too, so a test split stays unseen). Out: one AUROC.
-Labels are never used in training.
+may look at (`data.where` and `data.exclude` hold here too, so a test split stays unseen). Out: one AUROC
+with its interval over patients. Labels are never used in training.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,19 +27,25 @@ from ssl_retina.train.engine import Engine
 LIMIT = 2000
 """Labelled photographs that are looked at; the first ones of the shards where there are more."""
 
+RESAMPLES = 1000
+
 Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Labelled photographs: rows (n,) among all sets, classes (n,) 0 or 1, halves (n,) by patient."""
+    """Labelled photographs: rows (n,) among all sets, classes (n,) 0 or 1, patient groups and halves (n,)."""
 
     rows: Integers
     classes: Integers
+    groups: Integers
     half: Integers
 
-    def score(self, engine: Engine, source: Source, *, batch: int) -> float | None:
-        """AUROC of each half of the patients by its neighbours in the other; None where it is undefined."""
+    def score(self, engine: Engine, source: Source, *, batch: int) -> metrics.Interval | None:
+        """AUROC of each half of the patients by its neighbours in the other; None where it is undefined.
+
+        Only photographs that were scored by the same half are compared.
+        """
         features = _features(engine, source, self.rows, batch=batch)
         if not np.isfinite(features).all():
             return None
@@ -47,7 +54,8 @@ class Neighbours:
             query, bank = self.half == side, self.half != side
             shares = metrics.knn_scores(features[bank], self.classes[bank], features[query], classes=2)
             scores[query] = shares[:, 1]
-        return float(metrics.auroc(self.classes, scores))
+        auroc = partial(metrics.weighted_auroc, self.classes == 1, scores, strata=self.half)
+        return metrics.bootstrap(auroc, self.groups, resamples=RESAMPLES).interval()
 
 
 def neighbours(run: Run, source: Source) -> Neighbours | None:
@@ -70,7 +78,7 @@ def neighbours(run: Run, source: Source) -> Neighbours | None:
     )
     kept = np.flatnonzero(np.isin(rows, np.concatenate((visible.train, visible.held_out))))[:LIMIT]
     half = _halves(groups[kept], classes[kept])
-    found = Neighbours(rows[kept], classes[kept], half)
+    found = Neighbours(rows[kept], classes[kept], groups[kept], half)
     for side in (0, 1):
         if len(np.unique(found.classes[half == side])) < 2:
             raise InputError(

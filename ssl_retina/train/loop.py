@@ -36,13 +36,13 @@ class Summary:
     held_out_loss: float | None
 
 
-def pretrain(run: Run, stop: Stop, *, extend: bool = False) -> Summary:
+def pretrain(run: Run, stop: Stop, *, extend: bool = False, change: bool = False) -> Summary:
     """Train or resume, on every rank of the process group, until the last step or a signal.
 
     Raises RequeueError or InterruptedRunError after saving on a signal, NumericalError after too many
     steps without a finite loss, and what `setup.opened` raises.
     """
-    with process_group(), setup.opened(run, extend=extend) as session:
+    with process_group(), setup.opened(run, extend=extend, change=change) as session:
         stop.begin()
         progress, number, last = _steps(session, stop)
     if number:
@@ -68,12 +68,12 @@ def _steps(session: Session, stop: Stop) -> tuple[Progress, int, Line]:
     while progress.step < total and not number:
         with meter.step():
             outcome = _step(session, batches, Clock(progress.step, total, run.seed))
+            number = int(dist.maximum(stop.signal))  # one rank with a signal is enough; waits for the device
         progress = progress.after(applied=outcome.applied)
         logbook.record(progress, outcome)  # before the save: a checkpoint vouches for the lines up to it
         session.terminal.advance(progress.step)
         if progress.in_a_row >= run.train.skipped_limit:
             raise NumericalError(_hopeless(progress))
-        number = int(dist.maximum(stop.signal))  # one rank with a signal is enough
         ends = progress.step == total or number != 0
         if ends or progress.step % run.checkpoint.every_steps == 0:
             session.saver.save(progress, required=ends)
@@ -113,6 +113,6 @@ def _batches(session: Session, meter: Meter) -> Iterator[Batch]:
 def _hopeless(progress: Progress) -> str:
     return (
         f"the loss or its gradient was not finite in {progress.in_a_row} steps in a row, up to step "
-        f"{progress.step}; none of them changed the weights. Lower optim.learning_rate, set optim.clip_norm, "
-        "or look at the photographs of those steps; checkpoints from before are kept"
+        f"{progress.step}; none of them changed the weights. Checkpoints from before are kept: lower "
+        "optim.learning_rate or set optim.clip_norm, and continue with --change"
     )

@@ -5,7 +5,7 @@ none for a fresh start, or an error that lists what differs or what is broken.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,15 @@ HARMLESS = (
     "data.shards",
     "data.exclude",
     "train.zero_stage",
+    "train.activation_checkpointing",
 )
 """Fields that may differ after a resume. What `data.shards` and `data.exclude` lead to is compared by its
 digest instead of its path."""
 
 STEPS = "train.steps"
+
+CHANGEABLE = ("optim", "schedule", "train.precision", "train.accumulate", "train.skipped_limit")
+"""Fields that may differ from a step on with `--change`; the checkpoint and the card keep a record of it."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,10 @@ class Start:
 
     folder: Path | None
     notes: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
 
 
-def find(run: Run, data: Mapping[str, Any], *, extend: bool) -> Start:
+def find(run: Run, data: Mapping[str, Any], *, extend: bool, change: bool) -> Start:
     """Decide where to begin. `data`: facts of the data that are compared with the checkpoint's.
 
     Renames checkpoints that do not verify out of the way. Raises CheckpointError where there is history
@@ -52,13 +57,16 @@ def find(run: Run, data: Mapping[str, Any], *, extend: bool) -> Start:
     notes = [f"resuming from {found.newest.name}", *_set_aside(found), *_stale_hint(run.out, found.newest)]
     saved = _plain(found.newest)
     differing = differences(saved, run.dump())
-    changed = sorted(set(differing) - {STEPS})
-    if changed:
-        raise CheckpointError(_other_config(run.out, {field: differing[field] for field in changed}))
+    changed = {field: differing[field] for field in sorted(set(differing) - {STEPS})}
+    if changed and not (change and all(_is_one_of(field, CHANGEABLE) for field in changed)):
+        raise CheckpointError(_other_config(run.out, changed))
+    record = tuple(f"step {facts['step']}: {line}" for line in _lines(changed))
+    notes += [f"changed from here on, as --change allows: {line}" for line in _lines(changed)]
     _compare_data(run, facts.get("data", {}), data)
     if STEPS in differing:
         notes.append(_extended(run, saved["train"]["steps"], step=facts["step"], extend=extend))
-    return Start(found.newest, tuple(notes))
+        record += (f"step {facts['step']}: {STEPS}: {saved['train']['steps']} -> {run.train.steps}",)
+    return Start(found.newest, tuple(notes), (*facts.get("changes", ()), *record))
 
 
 def _set_aside(found: checkpoint.Survey) -> list[str]:
@@ -108,12 +116,16 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, t
     return {
         field: (then.get(field), today.get(field))
         for field in sorted({*then, *today})
-        if then.get(field) != today.get(field) and not _is_harmless(field)
+        if then.get(field) != today.get(field) and not _is_one_of(field, HARMLESS)
     }
 
 
-def _is_harmless(field: str) -> bool:
-    return any(field == one or field.startswith(f"{one}.") for one in HARMLESS)
+def _is_one_of(field: str, listed: Sequence[str]) -> bool:
+    return any(field == one or field.startswith(f"{one}.") for one in listed)
+
+
+def _lines(differing: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    return [f"{field}: {then!r} -> {now!r}" for field, (then, now) in differing.items()]
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -127,10 +139,14 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _other_config(run_dir: Path, differing: Mapping[str, tuple[Any, Any]]) -> str:
-    lines = "".join(f"\n  {field}: {then!r} -> {now!r}" for field, (then, now) in differing.items())
+    lines = "".join(f"\n  {line}" for line in _lines(differing))
+    possible = [field for field in differing if _is_one_of(field, CHANGEABLE)]
+    with_change = (
+        f"; --change continues with the new {', '.join(possible)}" if len(possible) == len(differing) else ""
+    )
     return (
         f"{run_dir} was trained with another config (checkpoint -> now):{lines}\n"
-        "give the old values to continue, or another out= for a new run"
+        f"give the old values to continue, or another out= for a new run{with_change}"
     )
 
 

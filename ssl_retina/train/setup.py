@@ -49,7 +49,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def opened(run: Run, *, extend: bool) -> Iterator[Session]:
+def opened(run: Run, *, extend: bool = False, change: bool = False) -> Iterator[Session]:
     """Open a run on every rank, fresh or where its newest checkpoint left it.
 
     Raises InputError, ConfigError (batch, method, selection), ShardError (data), CheckpointError (resume).
@@ -61,9 +61,10 @@ def opened(run: Run, *, extend: bool) -> Iterator[Session]:
         source = open_source(run.data, views, seed=run.seed)
         dist.first_decides(lambda: _claim(run.out, stack))
         verify_data(run, source)
+        _check_held_out(run, source)
         facts = _facts(run, source)
         labelled = dist.first_decides(lambda: knn.neighbours(run, source))
-        start = dist.first_decides(lambda: resume.find(run, facts["data"], extend=extend))
+        start = dist.first_decides(lambda: resume.find(run, facts["data"], extend=extend, change=change))
         terminal = Terminal(run.train.steps, speaks=dist.is_first())
         for note in start.notes:
             terminal.say(note)
@@ -71,6 +72,7 @@ def opened(run: Run, *, extend: bool) -> Iterator[Session]:
         engine = Engine(method, optimizer, run=run, micro_batch=micro_batch)
         progress = saving.load(start.folder, engine) if start.folder else Progress()
         loaded = progress.step if start.folder else None
+        facts["changes"] = list(start.changes)
         saver = Saver(run, engine, facts=facts, loaded=loaded, terminal=terminal)
         sinks = _sinks(run, progress.step, terminal=terminal, stack=stack)
         saver.save(progress, required=True)
@@ -97,6 +99,15 @@ def micro_batch_of(run: Run, world: int) -> int:
             f"({world} x {run.train.accumulate}), so that every rank gets equally many samples"
         )
     return run.data.batch_size // parts
+
+
+def _check_held_out(run: Run, source: Source) -> None:
+    """Refuse fewer held-out photographs than ranks: some rank would have none, and the loss no value."""
+    if 0 < source.held_out_samples < dist.world_size():
+        raise InputError(
+            f"data.held_out={run.data.held_out} gives {source.held_out_samples} photographs for "
+            f"{dist.world_size()} processes: raise it, or set it to 0 for no held-out loss"
+        )
 
 
 def build_method(run: Run) -> tuple[nn.Module, ViewSpec]:
@@ -198,4 +209,7 @@ def _sinks(run: Run, step: int, *, terminal: Terminal, stack: contextlib.ExitSta
     files.write_json(run.out / "config.json", run.dump())
     opened_sinks = stack.enter_context(tracking.sinks(run, step))
     stack.callback(terminal.close)
+    for sink in opened_sinks:
+        if isinstance(sink, tracking.Wandb) and sink.note:
+            terminal.say(sink.note)
     return (*opened_sinks, terminal)

@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -126,8 +127,18 @@ class Wandb:
             x_disable_meta=True,
             x_disable_machine_info=True,
         )
-        mode = run.tracking.wandb
-        self._run: Any = self._wandb.init(
+        self.note = ""
+        start = partial(self._started, run, settings=settings)
+        try:
+            self._run: Any = start(run.tracking.wandb)
+        except self._wandb.errors.Error as error:  # no key, no network: training goes on
+            self._run = start("offline")
+            reason = str(error).split("\n", 1)[0]
+            self.note = f"wandb is offline ({reason}); later: wandb sync {run.out}/wandb/offline-run-*"
+        self._run.define_metric("*", step_metric="step")
+
+    def _started(self, run: Run, mode: str, *, settings: Any) -> Any:
+        return self._wandb.init(
             project=run.tracking.project,
             id=_wandb_id(run.out),
             dir=str(run.out),
@@ -136,7 +147,6 @@ class Wandb:
             config=public(run),
             settings=settings,
         )
-        self._run.define_metric("*", step_metric="step")
 
     def write(self, line: Line) -> None:
         """Log the line's numbers; our own `step` is the axis, since wandb's never goes back."""

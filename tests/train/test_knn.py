@@ -84,7 +84,9 @@ def test_the_score_is_high_where_the_features_tell_the_label(
     telling = np.stack((found.classes + 0.1, 1.1 - found.classes), axis=1).astype(float)
     engine: Any = None
     monkeypatch.setattr(knn, "_features", lambda *_, **__: telling)
-    assert found.score(engine, opened, batch=4) == 1.0
+    scored = found.score(engine, opened, batch=4)
+    assert scored is not None
+    assert (scored.value, scored.low) == (1.0, 1.0)
     monkeypatch.setattr(knn, "_features", lambda *_, **__: telling * np.nan)
     assert found.score(engine, opened, batch=4) is None
 
