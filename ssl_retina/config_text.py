@@ -20,6 +20,19 @@ Key = tuple[str, ...]
 T = TypeVar("T", bound=BaseModel)
 
 
+_WORDS = re.compile(
+    "(?:"
+    "files?|names?|paths?|relative|full|images?|img|photo(?:graph)?s?|pictures?|fundus|key|id|ids|pid|uid|code|number"
+    "|no|nr|index|idx|patients?|subjects?|participants?|persons?|eyes?|laterality|side|devices?|models?|cameras?"
+    "|manufacturer|visits?|exam|study|acquisition|date|time|split|subset|partition|fold|set|modality|type|site"
+    "|labels?|grades?|class|classes|diagnosis|diagnoses|disease|targets?|task|score|quality|risk|stage|severity"
+    "|retinopathy|macular|edema|oedema|glaucoma|amd|dr|dme|hr|gon|age|sex|gender|remarks?|comments?|notes?"
+    "|of|the|is|has|left|right|level|status|value|normal|adjudicated|referable|gradable"
+    ")+"
+)
+"""Words that columns are called by, alone or run together; none of them is a person's name."""
+
+
 _BOOLEAN, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
 
 
@@ -58,6 +71,8 @@ class Source:
 
 def read(path: Path, overrides: Sequence[str]) -> Source:
     """Read one YAML file and lay the overrides over it."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a YAML file in it")
     if not path.is_file():
         raise InputError(f"config {path} does not exist; the shipped ones are in configs/pretrain/")
     try:
@@ -154,6 +169,24 @@ def did_you_mean(word: str, choices: Sequence[str]) -> str:
     """`; did you mean 'x'?` where one of the choices is near, else nothing."""
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def tame_columns(names: Sequence[str]) -> list[str]:
+    """A table's column names for a message: those made of common words, `column 3` for any other.
+
+    A file without a header has a patient's cells for column names (law 8).
+    """
+    return [name if _is_common(name) else f"column {number}" for number, name in enumerate(names, 1)]
+
+
+def _is_common(name: str) -> bool:
+    spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", name)
+    for text in (spaced[:80], name[:80]):
+        words = [word for word in re.split(r"[\W_]+", text.casefold()) if word]
+        known = [word for word in words if _WORDS.fullmatch(word)]
+        if known and all(word in known or re.fullmatch(r"\d{1,2}", word) for word in words):
+            return True
+    return False
 
 
 def check(model: type[T], source: Source, skip: Sequence[str] = ()) -> tuple[T | None, list[str]]:

@@ -8,11 +8,12 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from ssl_retina.errors import StateError
+from ssl_retina.errors import InputError, StateError
 
 LOCK_NAME = ".lock"
 
@@ -43,6 +44,24 @@ def whole(path: Path, mode: int = 0o644) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def claim_folder(folder: Path, known: Collection[str], what: str) -> None:
+    """Make an output folder, or accept one that is empty or already `what`: holds one of the `known` names.
+
+    Raises InputError for a path that cannot be a folder of ours: before any work, not after it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}): give a folder you may write to"
+        ) from None
+    if held and not held & set(known):
+        raise InputError(f"{folder} holds other things than {what} ({len(held)} entries): give a new folder")
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:

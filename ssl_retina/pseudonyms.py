@@ -13,11 +13,15 @@ import stat
 import unicodedata
 from pathlib import Path, PurePosixPath
 
-from ssl_retina import files
+from ssl_retina import files, shards
 from ssl_retina.errors import StateError
 
 KEY_BYTES = 32
 KEY_VARIABLE = "SSL_RETINA_KEY_FILE"
+SUFFIXES = frozenset(
+    ("jpg", "jpeg", "png", "tif", "tiff", "bmp", "ppm", "pgm", "pnm", "dcm", "dicom", "webp", "gif")
+)
+"""What is taken for a suffix of a photograph; any other text behind a dot belongs to the name."""
 NORMALISATION = "NFKC, stripped, case-folded, inner spaces joined, leading zeros of plain numbers dropped"
 
 
@@ -52,8 +56,17 @@ def _make_first(path: Path) -> bool:
 def read_key(path: Path | None = None) -> bytes:
     """The key's bytes; without `path` the user's own key, made on first use.
 
-    Raises StateError for a key that is missing where one was named, short, or open to other users.
+    Raises StateError for a key that is missing where one was named, short, open to other users, or that
+    cannot be read or made.
     """
+    try:
+        return _key(path)
+    except OSError as error:
+        named = path or default_key_file()
+        raise StateError(f"key file {named} cannot be read or made: {error.strerror or error}") from None
+
+
+def _key(path: Path | None) -> bytes:
     given = path or (Path(os.environ[KEY_VARIABLE]) if os.environ.get(KEY_VARIABLE) else None)
     path = given or default_key_file()
     if not path.exists() and given is None:
@@ -76,13 +89,21 @@ def read_key(path: Path | None = None) -> bytes:
 
 
 def check_key_place(path: Path, output: Path) -> None:
-    """Refuse a key inside an output folder or inside a git checkout: it would travel with them."""
+    """Refuse a key inside the output, any set of shards or a git checkout: it would travel with them."""
     resolved = path.resolve()
     if resolved.is_relative_to(output.resolve()):
         raise StateError(f"key file {path} lies inside the output {output}: move it out")
     for folder in resolved.parents:
-        if (folder / ".git").exists():
+        if os.path.lexists(folder / ".git"):
             raise StateError(f"key file {path} lies inside the git checkout {folder}: move it out")
+        if _holds_shards(folder):
+            raise StateError(f"key file {path} lies inside {folder}, which holds shards: move it out")
+
+
+def _holds_shards(folder: Path) -> bool:
+    """Whether a folder has an index of ours, in whatever state it is."""
+    index = folder / shards.INDEX_NAME
+    return os.path.isfile(index) and b'"ssl_retina"' in index.read_bytes()
 
 
 def normalise(identifier: str) -> str:
@@ -94,6 +115,18 @@ def normalise(identifier: str) -> str:
 def normalise_path(relative: str) -> str:
     """A path inside an archive in the one spelling that is hashed (case is kept: it tells files apart)."""
     return PurePosixPath(unicodedata.normalize("NFC", relative.replace(os.sep, "/"))).as_posix()
+
+
+def bare(path: str) -> str:
+    """A file's name without folder and suffix, in any case; `IMG_1.2` and a DICOM UID have no suffix."""
+    last = path.replace("\\", "/").rsplit("/", 1)[-1]
+    return without_suffix(last).casefold()
+
+
+def without_suffix(path: str) -> str:
+    """The path without the suffix of a photograph (SUFFIXES, in any case), if it has one."""
+    stem, dot, suffix = path.rpartition(".")
+    return stem if dot and stem and not stem.endswith("/") and suffix.casefold() in SUFFIXES else path
 
 
 def _pseudonym(key: bytes, kind: str, site: str, text: str) -> str:
@@ -114,7 +147,7 @@ def image(key: bytes, relative_path: str, site: str = "") -> str:
 
 def name(key: bytes, relative_path: str, site: str = "") -> str:
     """Pseudonym of an image's bare file name without folder and suffix: what labels files often hold."""
-    return _pseudonym(key, "name", site, PurePosixPath(normalise_path(relative_path)).stem.casefold())
+    return _pseudonym(key, "name", site, bare(normalise_path(relative_path)))
 
 
 def fingerprint(key: bytes) -> str:

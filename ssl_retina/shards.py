@@ -32,6 +32,7 @@ IMAGE_SUFFIXES = ("jpg", "png")
 JSON_LIMIT = 64 * 1024
 IMAGE_LIMIT = 256 * 1024 * 1024
 OPEN_LIMIT = 128
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 COLUMNS = ("modality", "eye", "device", "split")
 """What `data.where` may ask for; each is a small vocabulary in the index and a code in the table."""
 
@@ -115,7 +116,11 @@ def key_of(name: str) -> str:
 
 
 def _hashed(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:16]
+    try:
+        content = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON may spell
+        content = text.encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(content).digest()[:16]
     return base64.b32encode(digest).decode("ascii").rstrip("=").lower()
 
 
@@ -168,6 +173,18 @@ def _no_index(folder: Path) -> str:
         return f"{folder} does not exist: make shards with ssl-retina shard SRC --out {folder}"
     if any(folder.glob("*.tar")):
         return f"{folder} holds tars but no {INDEX_NAME}: ssl-retina inspect {folder} --write-index makes one"
+    return no_tars(folder)
+
+
+def no_tars(folder: Path) -> str:
+    """Why a folder without `*.tar` cannot be read, and what to do."""
+    packed = [suffix for suffix in COMPRESSED if any(folder.glob(f"*{suffix}"))]
+    if packed:
+        return (
+            f"{folder} holds compressed tars (*{', *'.join(packed)}): they are not read, since no sample can "
+            f"be found in them without unpacking the rest. Unpack them first: gunzip {folder}/*.tar.gz "
+            "(bunzip2, unxz, unzstd for the others)"
+        )
     return f"{folder} holds no shards: make them with ssl-retina shard SRC --out {folder}"
 
 

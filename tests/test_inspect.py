@@ -189,3 +189,65 @@ def test_inspection_never_imports_torch(tmp_path: Path) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
+
+
+def test_a_foreign_set_with_numbers_for_patients_shows_its_groups(tmp_path: Path) -> None:
+    image = factory.encoded(factory.pixels(0))
+    ids = (b"7", b"7.0", b"8")
+    parts = [
+        part
+        for at, number in enumerate(ids)
+        for part in ((f"k{at}.jpg", image), (f"k{at}.json", b'{"patient_id": ' + number + b"}"))
+    ]
+    factory.write_tar(tmp_path / "a.tar", parts)
+    result = _run(tmp_path, "--write-index")
+    assert result.exit_code == 0, result.output
+    assert "patients  unknown, 2 groups" in result.stdout
+
+
+def test_nothing_of_a_foreign_set_reaches_the_terminal_unescaped(tmp_path: Path) -> None:
+    image = factory.encoded(factory.pixels(0))
+    record = rb'{"patient": "\ud800", "device": "\u001b[31m", "eye": "\ud800", "split": "\u001b[2J"}'
+    parts = [("k.jpg", image), ("k.json", record), ("k.\x1b[31mx", b"1"), ("k.\udcff", b"1")]
+    factory.write_tar(tmp_path / "a.tar", parts)
+    result = _run(tmp_path, "--write-index")
+    assert result.exit_code == 0, result.output
+    assert "\x1b" not in result.output
+    assert r".\x1b[31mx 1" in result.stdout
+    assert json.loads(_run(tmp_path, "--json").stdout)["ignored"] == {r"\udcff": 1, r"\x1b[31mx": 1}
+
+
+def test_facts_about_samples_go_when_there_are_fewer_samples(tmp_path: Path) -> None:
+    from ssl_retina import shard_index
+
+    index = factory.make_shards(tmp_path, samples=20, shards=2)
+    facts = {**factory.index_facts(), "totals": {"written": 20}, "made_from": "x"}
+    index = shard_index.write(tmp_path, facts)
+    (tmp_path / shards.POSITIONS_NAME).unlink()
+    assert _run(tmp_path, "--write-index").exit_code == 0
+    assert shards.read_index(tmp_path).facts["totals"] == {"written": 20}
+    (tmp_path / index.shards[1].url).unlink()
+    assert _run(tmp_path, "--write-index").exit_code == 0
+    left = shards.read_index(tmp_path).facts
+    assert not {"totals", "made_from"} & set(left)
+    assert left["key_fingerprint"] == index.facts["key_fingerprint"]
+
+
+@pytest.mark.parametrize("number", ["EROFS", "ENOSPC", "EACCES", "EIO"])
+def test_an_index_that_cannot_be_written_is_no_traceback(
+    number: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+    import os
+
+    from ssl_retina import files
+    from ssl_retina.data import inspection
+
+    def refuse(*arguments: object) -> None:
+        code = getattr(errno, number)
+        raise OSError(code, os.strerror(code))
+
+    factory.write_tar(tmp_path / "a.tar", factory.sample_parts(0))
+    monkeypatch.setattr(files, "write_bytes", refuse)
+    with pytest.raises(InputError, match="no index was written to"):
+        inspection.write_index(tmp_path, advance=lambda samples: None)

@@ -187,7 +187,8 @@ def test_a_bare_name_of_two_rows_is_ambiguous(tmp_path: Path) -> None:
     reader = make(tmp_path / "s", [record("i1.jpg"), record("train/i2.jpg")])
     found = table("file,g\ntrain/i1.jpg,0\ntest/i1.jpg,1\ntrain/i2.jpg,1\ntest/i2.jpg,0\n", tmp_path)
     joined = labels.join(found, reader, KEY)
-    assert (joined.numbers.tolist(), joined.rows, joined.ambiguous) == ([1], ((2,),), 3)
+    assert (joined.numbers.tolist(), joined.rows, joined.ambiguous) == ([1], ((2,),), 2)
+    assert joined.unknown == 1  # test/i2.jpg is not train/i2.jpg
 
 
 def test_foreign_shards_join_by_their_own_keys(tmp_path: Path) -> None:
@@ -237,4 +238,64 @@ def test_the_file_column_must_be_clear(tmp_path: Path) -> None:
 def test_no_cell_of_the_file_column_is_a_crash(cell: str) -> None:
     from ssl_retina.labels.joining import _by_name, _Names
 
-    assert _by_name(cell, {}, _Names(KEY, "")) == (None, False)
+    assert _by_name(cell, {}, _Names(KEY, ""), {}) == (None, False)
+
+
+def test_a_dot_in_a_name_is_no_suffix(tmp_path: Path) -> None:
+    """A label never falls on another photograph: IMG_1.2 is IMG_1.2.jpg, not IMG_1.jpg."""
+    reader = make(tmp_path / "s", [record("IMG_1.jpg"), record("IMG_2.jpg"), record("IMG_2.1.jpg")])
+    found = table("file,g\nIMG_1.2,1\nIMG_2.1,0\nIMG_2,1\n", tmp_path)
+    joined = labels.join(found, reader, KEY)
+    assert (joined.numbers.tolist(), joined.rows, joined.unknown) == ([1, 2], ((2,), (1,)), 1)
+    foreign = make(tmp_path / "f", [{"key": "img_1"}, {"key": "img_2"}], facts={})
+    joined = labels.join(table("file,g\nimg_1.2,1\nimg_2.jpg,0\n", tmp_path), foreign, None)
+    assert (joined.numbers.tolist(), joined.rows) == ([1], ((1,),))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "DCM", "dicom"])
+def test_names_that_are_dicom_uids(suffix: str, tmp_path: Path) -> None:
+    uids = [f"1.2.840.113619.3.{number}" for number in range(12)]
+    reader = make(tmp_path / "s", [record(f"scans/{uid}.{suffix}") for uid in uids])
+    joined = labels.join(table("file,g\n" + "".join(f"{uid},1\n" for uid in uids), tmp_path), reader, KEY)
+    assert joined.rows == tuple((row,) for row in range(12))
+
+
+def test_folders_that_the_cell_names_are_those_of_the_photograph(tmp_path: Path) -> None:
+    reader = make(tmp_path / "s", [record("test/x.jpg"), record("b/y.JPG", "c/y.png"), record("z.jpg")])
+    found = table("file,g\ntrain/x,1\nroot/b/y,0\n/data/other/z.png,1\n", tmp_path)
+    joined = labels.join(found, reader, KEY)
+    assert (joined.numbers.tolist(), joined.rows, joined.unknown) == ([1, 2], ((1,), (2,)), 1)
+    both = make(tmp_path / "both", [record("train/x.jpg"), record("test/x.jpg")])
+    joined = labels.join(table("file,g\ntest/x,1\ntrain/x.png,0\n", tmp_path), both, KEY)
+    assert (joined.rows, joined.ambiguous) == (((1,), (0,)), 0)
+    joined = labels.join(table("file,g\na/test/x,1\nb/test/x,0\ntrain/x,1\n", tmp_path), both, KEY)
+    assert (joined.numbers.tolist(), joined.rows, joined.ambiguous) == ([0], ((2,),), 2)
+
+
+@pytest.mark.parametrize(
+    "cell", ["31415926", "1970-01-02", "02.01.1970", "2-Jan-1970", "a/IMG_7.JPG", "1.2.840.7", "X^Y"]
+)
+def test_f92_a_file_without_a_header_names_nobody(cell: str, tmp_path: Path) -> None:
+    """Law 8: its first row is no list of columns."""
+    found = table(f"DOE JOHN,{cell},eye\nROE JANE,8,left\n", tmp_path)
+    messages = []
+    for asked in ("DOE JOHM", "grade"):
+        with pytest.raises(InputError) as caught:
+            found.column(asked)
+        messages.append(str(caught.value))
+    reader = make(tmp_path / "s", [record("a.jpg")])
+    with pytest.raises(InputError) as caught:
+        labels.join(found, reader, KEY)
+    messages.append(str(caught.value))
+    assert all("column 1, column 2, eye" in message for message in messages)
+    with pytest.raises(InputError, match="the column 'column 1' twice") as caught:
+        table(f"DOE JOHN,{cell},DOE JOHN\nROE JANE,8,left\n", tmp_path)
+    messages.append(str(caught.value))
+    assert not any(word in message for message in messages for word in ("JOHN", cell))
+
+
+def test_a_header_of_its_own_names_is_shown(tmp_path: Path) -> None:
+    header = "scan,DR grade,GON+,CSME (0/1),t2_label,q1"
+    with pytest.raises(InputError, match="it has: ") as caught:
+        table(header + "\n" + ",".join("abcdef") + "\n", tmp_path).column("nothing")
+    assert str(caught.value).endswith(f"it has: {header.replace(',', ', ')}")

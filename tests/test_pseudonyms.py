@@ -86,6 +86,27 @@ def test_f101_keys_in_the_output_or_in_git_are_refused(tmp_path: Path) -> None:
     pseudonyms.check_key_place(_key_file(tmp_path), out)
 
 
+def test_f101_keys_in_any_set_of_shards_are_refused(tmp_path: Path) -> None:
+    """Of another output too, and below it; an index of somebody else's is none of our business."""
+    shards, deep = tmp_path / "site-b", tmp_path / "site-b" / "deep"
+    deep.mkdir(parents=True)
+    (shards / "index.json").write_text('{"pages": []}')
+    pseudonyms.check_key_place(_key_file(deep), tmp_path / "out")
+    (shards / "index.json").write_text('{"__kind__": "wids-shard-index-v1", "ssl_retina": {"format": 1}}')
+    for folder in (shards, deep):
+        with pytest.raises(StateError, match="which holds shards"):
+            pseudonyms.check_key_place(_key_file(folder), tmp_path / "out")
+
+
+def test_f101_a_key_that_cannot_be_made_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    with pytest.raises(StateError, match="cannot be read or made: Not a directory"):
+        pseudonyms.read_key()
+
+
 def test_f101_the_fingerprint_tells_keys_apart_and_gives_nothing_away() -> None:
     other = KEY[::-1]
     assert pseudonyms.fingerprint(KEY) != pseudonyms.fingerprint(other)
@@ -133,3 +154,12 @@ def test_names_are_bare_and_paths_are_not() -> None:
     assert pseudonyms.image(KEY, "train/1.jpg") != pseudonyms.image(KEY, "test/1.jpg")
     assert pseudonyms.image(KEY, "e\u0301.jpg") == pseudonyms.image(KEY, "\u00e9.jpg")
     assert pseudonyms.image(KEY, os.fsdecode(b"\xff.jpg")) != pseudonyms.image(KEY, os.fsdecode(b"\xfe.jpg"))
+
+
+@pytest.mark.parametrize("name", ["IMG_1.2", "1.2.840.113619.3.5", "scan v1.0", ".jpg", "x.csv"])
+def test_only_the_suffix_of_a_photograph_is_one(name: str) -> None:
+    assert pseudonyms.bare(f"a.b/{name}") == name.casefold()
+    for suffix in ("jpg", "JPEG", "Tif", "dcm", "DICOM", "webp", "pgm"):
+        assert pseudonyms.bare(f"a.b/{name}.{suffix}") == name.casefold()
+        assert pseudonyms.name(KEY, f"{name}.{suffix}") == pseudonyms.name(KEY, name) or name == ".jpg"
+    assert pseudonyms.name(KEY, name) != pseudonyms.name(KEY, name.rpartition(".")[0])

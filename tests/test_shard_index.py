@@ -269,3 +269,45 @@ def test_table_header_has_one_length(tmp_path: Path) -> None:
 def test_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="holds no"):
         shard_index.write(tmp_path, {})
+
+
+def _records(folder: Path, *records: str) -> shards.Index:
+    parts = [
+        part
+        for at, record in enumerate(records)
+        for part in ((f"k{at}.jpg", JPEG), (f"k{at}.json", record.encode()))
+    ]
+    return shard_index.write(_set(folder, a=parts), {})
+
+
+def test_whole_numbers_are_one_patient_however_they_are_written(tmp_path: Path) -> None:
+    """pandas writes 12.0 where another row has no patient, and NaN there."""
+    spellings = ('{"patient": 12.0}', '{"patient_id": 12}', '{"patient": "12"}', '{"patient": 1.2e1}')
+    none = ('{"patient": NaN}', '{"patient": null}')
+    groups = shards.read_positions(_records(tmp_path, *spellings, *none))["group"]
+    assert len(set(groups[:4].tolist())) == 1
+    assert len(set(groups.tolist())) == 3
+
+
+@pytest.mark.parametrize("value", ["12.5", "[12]", '{"id": 12}', "true", "Infinity"])
+def test_a_patient_that_is_no_id_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ShardError, match=r"a.tar: sample k1 has a patient of type"):
+        _records(tmp_path, "{}", f'{{"patient": {value}}}')
+
+
+@pytest.mark.parametrize("text", [r"\ud800", r"\u001b[31m", r"\u202e", r"\udc80"])
+def test_text_that_cannot_be_printed_is_unknown(tmp_path: Path, text: str) -> None:
+    record = f'{{"patient": "{text}", "device": "{text}", "split": "{text}"}}'
+    index = _records(tmp_path, record, record, '{"patient": "x"}')
+    assert index.columns["device"] == ("unknown",)
+    assert index.columns["split"] == ("",)
+    groups = shards.read_positions(index)["group"]
+    assert groups[0] == groups[1] != groups[2]
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "a.tar.zst"])
+def test_compressed_tars_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    for read in (shards.read_index, lambda folder: shard_index.write(folder, {})):
+        with pytest.raises(ShardError, match="compressed tars .*gunzip"):
+            read(tmp_path)

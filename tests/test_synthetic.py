@@ -17,9 +17,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ssl_retina import synthetic
-from ssl_retina.synthetic import Drawn, draw_archive
-from ssl_retina.synthetic.cameras import CAMERAS
+from ssl_retina.synthetic import Drawn, draw_archive, photograph
+from ssl_retina.synthetic.cameras import CAMERAS, field_mask
 from ssl_retina.synthetic.cohort import PATIENTS, draw_cohort
+from ssl_retina.synthetic.marks import Marks
 from ssl_retina.synthetic.mess import plan_mess
 from ssl_retina.synthetic.photograph import eye_of, marks_of
 
@@ -195,6 +196,27 @@ def test_colour_and_camera_say_nothing_about_the_disease(drawn):
         bound = upper_bound(out_of_fold(features, ill, patient), ill, patient)
         assert bound <= 0.60, f"{name}: upper 95 % bound of the AUROC is {bound:.3f}"
     assert upper_bound(ill * 0.5 + mean[:, 0] / 512, ill, patient) > 0.9, "the measure would see a leak"
+
+
+def test_marks_leave_the_mean_colour_and_a_large_cup_the_contrast_of_the_disc():
+    cohort = [shot for shot in draw_cohort(0) if shot.modality == "fundus"]
+    for disease in ("", "mild", "retinopathy", "drusen", "glaucoma", "scar"):
+        shot = next(one for one in cohort if one.disease == disease)
+        eye = eye_of(shot, 0)
+        pose = photograph.Pose(CAMERAS[shot.camera], 1.0, (0.25, 0.0), 0.0)
+        field = field_mask(pose.camera)
+        bare = photograph._reflectance(eye, Marks((), (), eye.cup, 0), pose=pose, field=field)
+        marked = photograph._reflectance(eye, marks_of(shot, eye, 0), pose=pose, field=field)
+        means = [
+            np.average(light, axis=(1, 2), weights=np.broadcast_to(field, light.shape))
+            for light in (bare, marked)
+        ]
+        np.testing.assert_allclose(means[0], means[1], rtol=1e-3)
+        assert np.abs(bare - marked).max() > 0.1, "the marks are there"
+        if disease == "glaucoma":
+            only_cup = photograph._reflectance(eye, Marks((), (), 0.8, 1), pose=pose, field=field)
+            spread = [light[:, field > 0.5].std(axis=1) for light in (bare, only_cup)]
+            np.testing.assert_allclose(spread[0], spread[1], rtol=0.02)
 
 
 def test_whoever_sees_the_lesions_sees_the_disease():

@@ -6,9 +6,11 @@ passes (law 8).
 
 import re
 import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ssl_retina import pseudonyms
+from ssl_retina.archive import devices
 
 EYES = {"r": "right", "od": "right", "right": "right", "l": "left", "os": "left", "left": "left"}
 MODALITIES = {
@@ -37,8 +39,10 @@ NO_PATIENT = frozenset(
 DEVICE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()-]{0,39}")
 DEVICES_LIMIT = 64
 _FOLD = re.compile(r"(fold|split|part|set)?[ _-]?(\d{1,2})")
-_VISIT = re.compile(r"[A-Za-z]{0,10}[ _-]?(\d{1,14})(\.0*)?")
-_DATE = re.compile(r"(\d{4})[-./](\d{2})[-./](\d{2})([T ].*)?")
+_VISIT = re.compile(
+    r"(?:(?:v|vis|visit|exam|session|timepoint|baseline)[ _-]?)?(\d{1,14})(\.0*)?", re.ASCII | re.I
+)
+_DATE = re.compile(r"(\d{4})([-./])(\d{1,2})\2(\d{1,2})([T ][\d:.+Z-]*)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +80,21 @@ def split(text: str) -> str | None:
 
 
 def device(text: str) -> str | None:
-    """A device's name in one spelling, or None where it is not a short tame word."""
+    """A device's name in one spelling, or None where it is no short tame word, or holds a date."""
     word = " ".join(text.split())
-    return word if DEVICE_PATTERN.fullmatch(word) else None
+    return word if DEVICE_PATTERN.fullmatch(word) and not devices.dated(word) else None
 
 
 def visit(text: str) -> int | None:
-    """A number that orders visits: a visit's number, or a date (year first) as YYYYMMDD; else None."""
+    """A number that orders visits: `3`, `V3`, `visit 3`, or a date (year first) as YYYYMMDD; else None.
+
+    Anything else is not guessed at: the 31 of `Jan 31` would come behind the 1 of `Feb 1`.
+    """
     word = text.strip()
     date = _DATE.fullmatch(word)
     if date:
-        return int(date[1] + date[2] + date[3])
+        year, month, day = int(date[1]), int(date[3]), int(date[4])
+        return (year * 100 + month) * 100 + day if 1 <= month <= 12 and 1 <= day <= 31 else None
     number = _VISIT.fullmatch(word)
     return int(number[1]) if number else None
 
@@ -97,3 +105,14 @@ def patient(text: str) -> str | None:
     if not bare or bare in NO_PATIENT or re.fullmatch(r"0{2,}|x{2,}", bare):
         return None
     return text if pseudonyms.normalise(text) else None
+
+
+PARSERS: Mapping[str, Callable[[str], str | int | None]] = {
+    "patient": patient,
+    "eye": eye,
+    "device": device,
+    "visit": visit,
+    "split": split,
+    "modality": modality,
+}
+"""How the text of each attribute becomes a value."""

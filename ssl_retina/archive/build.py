@@ -6,7 +6,6 @@ and key give the same bytes.
 """
 
 import dataclasses
-import errno
 import hashlib
 import hmac
 from collections import Counter
@@ -20,8 +19,8 @@ from ssl_retina.archive import dedup, idmap, matching, output, pack, stage, tabl
 from ssl_retina.archive.matching import Stated
 from ssl_retina.archive.scan import Found, scan
 from ssl_retina.archive.settings import Listener, Settings, Totals
-from ssl_retina.archive.worker import Job
-from ssl_retina.errors import InputError, StateError
+from ssl_retina.archive.worker import IO, Job
+from ssl_retina.errors import InputError
 
 __all__ = ["Listener", "Settings", "Totals", "build"]
 
@@ -48,18 +47,21 @@ def build(source: Path, out: Path, settings: Settings, listener: Listener = SILE
     BadInputLimitError (storage that fails).
     """
     archive = _survey(source, out, settings, listener)
-    made = output.make_folders(out)
-    try:
+    with output.speaking("--out", out):
+        made = output.make_folders(out)
         with files.lock(out):
             totals = _build(archive, out, settings, listener)
             if totals.written and settings.id_map is not None:
-                idmap.write(settings.id_map, out, job=archive.job, found=archive.found, stated=archive.stated)
-    except OSError as error:
-        raise _full_disk(error, out) from None
+                _write_id_map(settings.id_map, archive, out)
     if not totals.written:
         output.withdraw(out, made)
         raise InputError(_no_image(totals))
     return totals
+
+
+def _write_id_map(path: Path, archive: Archive, out: Path) -> None:
+    with output.speaking("--id-map", path):
+        idmap.write(path, out, job=archive.job, found=archive.found, stated=archive.stated)
 
 
 def _survey(source: Path, out: Path, settings: Settings, listener: Listener) -> Archive:
@@ -70,11 +72,21 @@ def _survey(source: Path, out: Path, settings: Settings, listener: Listener) -> 
     if out.resolve().is_relative_to(source.resolve()):
         raise InputError(f"--out {out} lies inside the source {source}: the shards would become its input")
     if settings.id_map is not None:
-        idmap.check_place(settings.id_map, source, out)
+        with output.speaking("--id-map", settings.id_map):
+            idmap.check_place(settings.id_map, source, out)
     stated, remarks = _stated(found, settings, listener)
-    pseudonyms.check_key_place(settings.key_file or pseudonyms.default_key_file(), out)
-    key = pseudonyms.read_key(settings.key_file)
-    job = Job(source, out / output.WORK_NAME, key, settings.site, settings.size, settings.encoding)
+    key_file = settings.key_file or pseudonyms.default_key_file()
+    with output.speaking("key file", key_file):
+        pseudonyms.check_key_place(key_file, out)
+    job = Job(
+        source=source,
+        work=out / output.WORK_NAME,
+        key=pseudonyms.read_key(settings.key_file),
+        site=settings.site,
+        size=settings.size,
+        encoding=settings.encoding,
+        keep_other=settings.keep_other,
+    )
     return Archive(job, found, stated, remarks)
 
 
@@ -108,8 +120,7 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener) 
     identity = _identity(archive, settings)
     tools = {name: metadata.version(name) for name in TOOLS}
     if output.claim(out, identity, tools) == output.Found.COMPLETE:
-        listener.note(f"{out} is complete already, made from the same files with the same settings")
-        return Totals(**shards.read_index(out).facts["totals"])
+        return _complete(out, listener)
     chunks = _first_stage(archive, out, settings, listener)
     work = archive.job.work
     resolution = dedup.resolve(lambda: (record for _, record in stage.records(work, chunks)))
@@ -131,11 +142,25 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener) 
     return totals
 
 
+def _complete(out: Path, listener: Listener) -> Totals:
+    """The totals of an output that needs no work, once it was looked at."""
+    index = shards.read_index(out)
+    output.require_intact(out, index)
+    totals = Totals(**index.facts["totals"])
+    listener.note(
+        f"{out} is complete already, made with the same settings from files of the same names and sizes "
+        "(their content was not read again)"
+    )
+    if unread := totals.reasons.get(IO):
+        listener.note(f"{unread:,} files could not be read then: to take them in, give another --out")
+    return totals
+
+
 def _first_stage(archive: Archive, out: Path, settings: Settings, listener: Listener) -> int:
     """Make the chunks that are missing; give the number of all."""
     total = len(archive.found)
     planned = stage.chunks(archive.found, archive.stated)
-    wanted = stage.missing(archive.job.work, planned)
+    wanted = stage.missing(archive.job, planned)
     done = total - sum(len(chunk.rows) for chunk in wanted)
     if done:
         listener.note(f"continuing an interrupted run: {done:,} of {total:,} files are done")
@@ -143,6 +168,7 @@ def _first_stage(archive: Archive, out: Path, settings: Settings, listener: List
     if wanted:
         output.drop_shards(out)
         stage.run(archive.job, wanted, processes=settings.workers, progress=progress.add)
+        stage.require_readable(archive.job.work, len(planned))
     return len(planned)
 
 
@@ -180,6 +206,8 @@ def _totals(
 ) -> Totals:
     remarks = dict(Counter(remarks) + Counter(resolution.counts))
     patients = remarks.pop("patients", 0)
+    if counts[pack.UNCROPPED]:
+        remarks[pack.UNCROPPED] = counts[pack.UNCROPPED]
     if resolution.devices_dropped:
         remarks["devices_dropped"] = 1
     prefix = "reason:"
@@ -199,10 +227,3 @@ def _totals(
 def _no_image(totals: Totals) -> str:
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(totals.reasons.items()))
     return f"the source holds no image that can be used: {totals.scanned} files, all rejected ({reasons})"
-
-
-def _full_disk(error: OSError, out: Path) -> Exception:
-    """A full disk as a sentence; any other trouble of the operating system stays what it is."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return error
-    return StateError(f"the disk of {out} is full. Make room, then run the same command again: it continues")

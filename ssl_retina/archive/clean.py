@@ -23,6 +23,12 @@ SUPPORT = 0.5
 GREY_SUPPORT, GREY_VISIBLE = 0.85, 0.3
 """A curved retina in a B-scan can look like a piece of a circle: grey pictures need a surer one."""
 
+PAPER = 128
+"""A B-scan is dark: a layered grey picture whose median is above this is a page of text."""
+
+WARMTH = 1.2
+"""Red over green of a photograph without a rim: a retina is far redder than yellowed paper."""
+
 MARGIN = 64
 """Source rows kept around a crop, so that the filter never meets a cut that is not the photograph's own."""
 
@@ -101,7 +107,7 @@ def _circle(thumbnail: _Thumbnail) -> Circle | None:
 
 
 def _modality(pixels: Pixels, circle: Circle | None) -> str:
-    """A grey picture without a sure circle is no photograph of a fundus; a red-dominated one is."""
+    """A grey picture without a sure circle is no photograph of a fundus; a clearly red one is."""
     sample = pixels[::2, ::2]
     chroma = np.quantile(sample.max(axis=2) - sample.min(axis=2), 0.98)
     if chroma <= GREY_CHROMA:
@@ -109,12 +115,13 @@ def _modality(pixels: Pixels, circle: Circle | None) -> str:
             return "fundus"
         return "oct" if _layered(pixels[..., 1]) else "other"
     red, green, blue = sample.reshape(-1, 3).mean(axis=0)
-    return "fundus" if circle is not None or (red > green and green >= 0.8 * blue) else "other"
+    warm = red > WARMTH * green and green >= 0.8 * blue
+    return "fundus" if circle is not None or warm else "other"
 
 
 def _layered(grey: NDArray[np.uint8]) -> bool:
-    """Whether rows differ more than columns do, as the layers of a B-scan make them."""
-    return bool(grey.mean(axis=1).std() > 1.5 * grey.mean(axis=0).std())
+    """Whether rows differ more than columns do, as the layers of a B-scan make them, on a dark ground."""
+    return bool(np.median(grey) < PAPER) and bool(grey.mean(axis=1).std() > 1.5 * grey.mean(axis=0).std())
 
 
 def _fundus(pixels: Pixels, circle: Circle | None, size: int) -> Cleaned:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssl_retina.archive.attributes import DEVICES_LIMIT
+from ssl_retina.archive.devices import Usage
 from ssl_retina.archive.worker import Record
 
 REPEATED = "repeated"
@@ -26,8 +27,8 @@ class Resolution:
 
     original: duplicate -> the first file with the same pixels; keys: the keys of those first files; copies:
     the records of their duplicates. repeated: files rejected as placeholders. root: patient -> the group's
-    name, where patients share a photograph. visits: patient -> its visit orders, sorted. counts: of
-    id_conflict and the like.
+    name, where patients share a photograph. visits: patient -> its visit orders, sorted. devices: those
+    that are written. counts: of id_conflict and the like, in samples.
     """
 
     original: Mapping[int, int]
@@ -36,6 +37,7 @@ class Resolution:
     repeated: frozenset[int]
     root: Mapping[str, str]
     visits: Mapping[str, tuple[int, ...]]
+    devices: frozenset[str]
     devices_dropped: bool
     counts: Mapping[str, int]
 
@@ -51,7 +53,7 @@ class Resolution:
             "patient": record["patient"],
             "group": self.root.get(patients[0], patients[0]) if patients else record["key"],
             "eye": _one_eye(together),
-            "device": None if self.devices_dropped else record["device"],
+            "device": record["device"] if record["device"] in self.devices else None,
             "visit": self._visit(record),
             "split": "|".join(sorted(splits)),
             "field_of_view": record["field_of_view"],
@@ -72,25 +74,30 @@ class Resolution:
 def resolve(records: Records) -> Resolution:
     """Read all records twice."""
     original, repeated = _same_pixels(records())
+    firsts = set(original.values())
     members: dict[int, list[Record]] = {}
-    counts: Counter[str] = Counter()
     visits: dict[str, set[int]] = {}
     patients: set[str] = set()
-    devices: set[str] = set()
-    firsts = set(original.values())
+    usage = Usage()
+    samples: Counter[str | None] = Counter()
+    counts: Counter[str] = Counter()
     for number, record in enumerate(records()):
         if record.get("reason") or number in repeated:
             continue
-        counts.update(record["remarks"])
         if number in original or number in firsts:
             members.setdefault(original.get(number, number), []).append(record)
+        else:
+            counts.update(_remarks([record]))
         if record["patient"]:
             patients.add(record["patient"])
             if record["visit_order"] is not None:
                 visits.setdefault(record["patient"], set()).add(record["visit_order"])
-        devices.update([record["device"]] if record["device"] else ())
+        usage.add(record["device"], record["patient"])
+        samples[record["device"]] += number not in original
+    for group in members.values():
+        counts.update(_remarks(group))
     counts["patients"] = len(patients)
-    counts.update(_conflicts(members.values()))
+    devices, told = _devices(usage, samples)
     return Resolution(
         original=original,
         keys={first: group[0]["key"] for first, group in members.items()},
@@ -98,9 +105,31 @@ def resolve(records: Records) -> Resolution:
         repeated=repeated,
         root=_roots(members.values()),
         visits={patient: tuple(sorted(orders)) for patient, orders in visits.items()},
-        devices_dropped=len(devices) > DEVICES_LIMIT,
-        counts=+counts,
+        devices=devices,
+        devices_dropped=usage.distinct > DEVICES_LIMIT,
+        counts=+(counts + told),
     )
+
+
+def _devices(usage: Usage, samples: Counter[str | None]) -> tuple[frozenset[str], Counter[str]]:
+    """The devices that are written, and what to tell about them: they stand in the shards in clear.
+
+    What a table or a name gives is refused before anything is written (`matching`), and a DICOM file's own
+    device has a known word (`deidentify`). Who a DICOM file shows is known only here: a value that now looks
+    like a person is dropped and counted.
+    """
+    known = frozenset(device for device in samples if device is not None)
+    if usage.distinct > DEVICES_LIMIT:
+        return frozenset(), Counter()
+    people = usage.identities()
+    told = Counter(
+        {
+            f"of device {device!r}, a name that is written in clear": samples[device]
+            for device in known - people
+        }
+    )
+    told["device_unknown"] = sum(samples[device] for device in people)
+    return known - people, told
 
 
 def _same_pixels(records: Iterable[Record]) -> tuple[dict[int, int], frozenset[int]]:
@@ -118,14 +147,19 @@ def _same_pixels(records: Iterable[Record]) -> tuple[dict[int, int], frozenset[i
     return {number: at for number, at in original.items() if at not in placeholders}, repeated
 
 
-def _conflicts(sets: Iterable[list[Record]]) -> Counter[str]:
-    """Sets of equal pictures that lie under several patients, in several splits, with both eyes."""
-    counts: Counter[str] = Counter()
-    for group in sets:
-        counts["id_conflict"] += len({one["patient"] for one in group if one["patient"]}) > 1
-        counts["split_conflict"] += len({one["split"] for one in group if one["split"]}) > 1
-        counts["eye_conflict"] += len({one["eye"] for one in group} - {"unknown"}) > 1
-    return counts
+def _remarks(group: list[Record]) -> Counter[str]:
+    """What is remarkable about one sample, given the records of all its copies."""
+    told = {code for one in group for code in one["remarks"]}
+    eyes = {one["eye"] for one in group} - {"unknown"}
+    patients = {one["patient"] for one in group if one["patient"]}
+    seen = {
+        "no_patient": not patients,
+        "id_conflict": len(patients) > 1,
+        "split_conflict": len({one["split"] for one in group if one["split"]}) > 1,
+        "eye_conflict": len(eyes) > 1,
+        "eye_unknown": len(eyes) != 1,
+    }
+    return Counter(told | {code for code, present in seen.items() if present})
 
 
 def _one_eye(together: Iterable[Record]) -> str:

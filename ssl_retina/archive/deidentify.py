@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ssl_retina import pseudonyms
-from ssl_retina.archive import attributes
+from ssl_retina.archive import attributes, devices
 from ssl_retina.archive.attributes import Attributes
 
 NOTHING = Attributes()
@@ -48,8 +48,8 @@ def identify(
     raw = stated.patient if stated.patient is not None else own_patient
     patient = None if raw is None else pseudonyms.patient(key, raw, site)
     visit = stated.visit if stated.visit is not None else attributes.visit(facts.get("visit", ""))
-    device = stated.device or attributes.device(facts.get("device", ""))
-    seen = {"no_patient": patient is None, "eye_conflict": conflict, "eye_unknown": eye == "unknown"}
+    device = stated.device or _own_device(facts.get("device", ""))
+    seen = {"eye_conflict": conflict, "device_unknown": device is None and bool(facts.get("device"))}
     return Identity(
         key=pseudonyms.image(key, path, site),
         name=pseudonyms.name(key, path, site),
@@ -60,6 +60,12 @@ def identify(
         split=stated.split or "",
         remarks=tuple(code for code, present in seen.items() if present),
     )
+
+
+def _own_device(text: str) -> str | None:
+    """A file's own device, where a known word says that it is one: nobody read it before it is written."""
+    device = attributes.device(text)
+    return device if device is not None and devices.is_plain(device) else None
 
 
 def _eye(stated: str | None, own: str | None) -> tuple[str, bool]:

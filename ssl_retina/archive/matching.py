@@ -10,8 +10,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ssl_retina import pseudonyms
-from ssl_retina.archive import pattern
+from ssl_retina.archive import cells, pattern
 from ssl_retina.archive.attributes import Attributes
+from ssl_retina.archive.devices import Usage
 from ssl_retina.archive.scan import Found
 from ssl_retina.archive.table import Table
 from ssl_retina.errors import InputError
@@ -37,11 +38,7 @@ def from_table(found: Sequence[Found], table: Table) -> tuple[Stated, Counter[st
         else:
             stated[number] = given
     if not stated:
-        raise InputError(
-            f"none of the {len(table.rows)} rows of the table fits a file of the source: column "
-            f"{table.columns['file']!r} should hold paths below the source, or bare file names "
-            "(--map file=COLUMN chooses another)"
-        )
+        raise InputError(_no_row_fits(table, counts["table_rows_ambiguous"]))
     if counts["patient_contradicted"]:
         raise InputError(
             f"the table gives different patients for one file, in {counts['patient_contradicted']} rows: "
@@ -53,25 +50,67 @@ def from_table(found: Sequence[Found], table: Table) -> tuple[Stated, Counter[st
     return stated, +counts
 
 
+def _no_row_fits(table: Table, ambiguous: int) -> str:
+    begin = f"none of the {len(table.rows)} rows of the table fits a file of the source"
+    column = f"column {table.columns['file']!r}"
+    if ambiguous:
+        return (
+            f"{begin} and no other: {ambiguous} rows fit several files. Give paths below the source "
+            f"in {column}, or the files' suffixes"
+        )
+    return (
+        f"{begin}: {column} should hold paths below the source, or bare file names "
+        "(--map file=COLUMN chooses another)"
+    )
+
+
 def from_pattern(found: Sequence[Found], text: str) -> tuple[Stated, Counter[str]]:
-    """What the file names state. Raises InputError if none follows the pattern."""
+    """What the file names state. Raises InputError if none follows the pattern, or for free text."""
     compiled = pattern.compile_pattern(text)
-    read = ((number, pattern.read_name(compiled, one.path)) for number, one in enumerate(found))
-    stated = {number: given for number, given in read if given is not None}
-    if not stated:
+    read = {number: pattern.parts(compiled, one.path) for number, one in enumerate(found)}
+    fitting = {number: fields for number, fields in read.items() if fields is not None}
+    if not fitting:
         raise InputError(
             f"no file name follows --pattern {text!r}: it describes the bare name without folder and suffix"
         )
-    return stated, +Counter(names_unlike_pattern=len(found) - len(stated))
+    texts = {field: [fields[field] for fields in fitting.values()] for field in compiled.groupindex}
+    titles = {field: f"{{{field}}} of --pattern" for field in texts}
+    values, unknown = cells.parse(texts, titles)
+    stated = {
+        number: Attributes(**{field: column[at] for field, column in values.items()})
+        for at, number in enumerate(fitting)
+    }
+    counts = Counter({f"unknown_{field}": count for field, count in unknown.items()})
+    counts["names_unlike_pattern"] = len(found) - len(stated)
+    return stated, +counts
 
 
 def merged(table: Stated, names: Stated) -> tuple[Stated, Counter[str]]:
-    """Both together: the table's word counts, but eyes that contradict each other become unknown."""
+    """Both together: the table's word counts, but eyes that contradict each other become unknown.
+
+    Raises InputError where the devices look like people.
+    """
     stated = dict(names)
     counts: Counter[str] = Counter()
     for number, given in table.items():
         stated[number] = _over(given, stated[number], counts) if number in stated else given
+    _refuse_identities(stated)
     return stated, counts
+
+
+def _refuse_identities(stated: Stated) -> None:
+    """Devices are written as they stand: nobody's name may be among them."""
+    usage = Usage()
+    for given in stated.values():
+        usage.add(given.device, pseudonyms.normalise(given.patient) if given.patient else None)
+    people = usage.identities()
+    if people:
+        raise InputError(
+            f"the devices that --table or --pattern gives look like patients: {len(people)} of "
+            f"{usage.distinct} values hold no maker's name and are not shared by several known patients. "
+            "Shards carry devices as they stand. Take them from elsewhere, leave them out, or name them with "
+            "a plain word, such as 'camera 1'"
+        )
 
 
 def _over(first: Attributes, second: Attributes, counts: Counter[str]) -> Attributes:
@@ -119,11 +158,13 @@ class _Numbers:
 
     def __init__(self, found: Sequence[Found]) -> None:
         self._folders: list[tuple[str, ...]] = []
+        self._images: list[bool] = []
         self._paths: dict[str, int] = {}
         self._names: dict[str, list[int]] = {}
         for number, one in enumerate(found):
             path = PurePosixPath(pseudonyms.normalise_path(one.path))
             self._folders.append(path.parts[:-1])
+            self._images.append(path.suffix.casefold() in IMAGE_SUFFIXES)
             self._paths.setdefault(path.as_posix(), number)
             for name in {path.name.casefold(), path.stem.casefold()}:
                 self._names.setdefault(name, []).append(number)
@@ -138,6 +179,8 @@ class _Numbers:
             spellings.append(path.stem.casefold())
         for spelling in spellings:
             fitting = [number for number in self._names.get(spelling, ()) if self._fits(number, path)]
+            # a scan.xml beside scan.bmp is no second photograph
+            fitting = [number for number in fitting if self._images[number]] or fitting
             if fitting:
                 return fitting[0] if len(fitting) == 1 else SEVERAL
         return None

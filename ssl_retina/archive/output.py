@@ -3,18 +3,22 @@
 In: a folder and what identifies a run. Out: fresh, to be continued or complete; StateError for anything else.
 """
 
+import contextlib
+import errno
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from ssl_retina import files, shard_index, shards
-from ssl_retina.errors import StateError
+from ssl_retina.errors import InputError, StateError
+from ssl_retina.shards import Index
 
 WORK_NAME = ".work"
 PLAN_NAME = "plan.json"
+WRONG_SHOWN = 3
 
 
 class Found(StrEnum):
@@ -23,6 +27,22 @@ class Found(StrEnum):
     NOTHING = "nothing"
     UNFINISHED = "unfinished"
     COMPLETE = "complete"
+
+
+@contextlib.contextmanager
+def speaking(option: str, path: Path) -> Iterator[None]:
+    """Turn what the operating system says about a path that the user gave into a sentence that names it.
+
+    Raises StateError for a full disk, InputError for everything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StateError(
+                f"the disk of {path} is full. Make room, then run the same command again: it continues"
+            ) from None
+        raise InputError(f"{option} {path} cannot be read or written: {error.strerror or error}") from None
 
 
 def claim(out: Path, identity: Mapping[str, Any], tools: Mapping[str, str]) -> Found:
@@ -50,6 +70,23 @@ def claim(out: Path, identity: Mapping[str, Any], tools: Mapping[str, str]) -> F
     return Found.NOTHING
 
 
+def require_intact(out: Path, index: Index) -> None:
+    """Compare a complete output with its index and its totals, but for hashes. Raises StateError."""
+    wrong = shard_index.verify(index, hashes=False)
+    if not (out / shards.LEDGER_NAME).is_file():
+        wrong.append(f"{shards.LEDGER_NAME} is missing")
+    if index.samples != index.facts["totals"]["written"]:
+        wrong.append(
+            f"{shards.INDEX_NAME} lists {index.samples} samples of {index.facts['totals']['written']}"
+        )
+    if wrong:
+        raise StateError(
+            f"{out} was complete and is damaged: {'; '.join(wrong[:WRONG_SHOWN])}"
+            f"{f' and {len(wrong) - WRONG_SHOWN} more' if len(wrong) > WRONG_SHOWN else ''}. Bring the files "
+            "back from a copy, or remove that folder and run the same command again: it makes the same bytes"
+        )
+
+
 def _compare(out: Path, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse other settings, naming each that differs."""
     differing = [name for name in sorted({*made, *wanted}) if made.get(name) != wanted.get(name)]
@@ -65,7 +102,7 @@ def _compare(out: Path, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> N
 
 def _difference(name: str, made: object, wanted: object) -> str:
     words = {
-        "listing": "the files of the source are others now",
+        "listing": "the files of the source have other names or sizes now",
         "attributes": "what the table and the pattern state is different",
         "key_fingerprint": "another key",
     }

@@ -22,6 +22,7 @@ from ssl_retina.errors import StateError
 
 OWNER = "bigdata"
 WRITTEN, REJECTED, DUPLICATE = "written", "rejected", "duplicate"
+UNCROPPED = "no_field_of_view"
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ class Item:
     offset: int
     size: int
     crc: int
+    uncropped: bool
 
 
 def pack(plan: Plan, records: Iterable[tuple[int, Record]], resolution: Resolution) -> Counter[str]:
-    """Write shards and ledger; give the ledger's counts: outcomes, and `reason:...` of the rejected.
+    """Write shards and ledger; give counts: outcomes, `reason:...` of the rejected, `no_field_of_view`.
 
     A shard that is there with the right size was renamed into place by an interrupted run of the same
     settings and is kept.
@@ -65,6 +67,7 @@ def pack(plan: Plan, records: Iterable[tuple[int, Record]], resolution: Resoluti
             if line["outcome"] == REJECTED:
                 counts[f"reason:{line['reason']}"] += 1
             if item is not None:
+                counts[UNCROPPED] += item.uncropped
                 collected.append(item)
             if len(collected) == plan.samples_per_shard:
                 counts["shards"] += _shard(plan, counts["shards"], collected)
@@ -101,7 +104,14 @@ def _item(chunk: int, record: Record, sample: Mapping[str, Any]) -> Item:
     facts = json.dumps(sample, sort_keys=True, separators=(",", ":")).encode()
     assert len(facts) <= shards.JSON_LIMIT, "a sample's JSON above the limit"
     return Item(
-        record["key"], record["suffix"], facts, chunk, record["offset"], record["bytes"], record["crc"]
+        key=record["key"],
+        suffix=record["suffix"],
+        facts=facts,
+        chunk=chunk,
+        offset=record["offset"],
+        size=record["bytes"],
+        crc=record["crc"],
+        uncropped=record["modality"] != "oct" and record["field_of_view"] is None,
     )
 
 

@@ -1,13 +1,11 @@
 """`{patient}_{eye}` -> what a bare file name states.
 
-In: a pattern and file names without folder and suffix. Out: their `Attributes`.
+In: a pattern and file names without folder and suffix. Out: the text of each field.
 """
 
 import re
 from pathlib import PurePosixPath
 
-from ssl_retina.archive import attributes
-from ssl_retina.archive.attributes import Attributes
 from ssl_retina.config_text import did_you_mean
 from ssl_retina.errors import InputError
 
@@ -44,17 +42,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(pieces), re.DOTALL)
 
 
-def read_name(compiled: re.Pattern[str], path: str) -> Attributes | None:
-    """What the bare name of `path` states, or None where it does not follow the pattern."""
+def parts(compiled: re.Pattern[str], path: str) -> dict[str, str] | None:
+    """The text of each field in the bare name of `path`, or None where it does not follow the pattern."""
     match = compiled.fullmatch(PurePosixPath(path).stem)
-    if match is None:
-        return None
-    given = match.groupdict(default="")
-    return Attributes(
-        patient=attributes.patient(given.get("patient", "")),
-        eye=attributes.eye(given.get("eye", "")),
-        device=attributes.device(given.get("device", "")),
-        visit=attributes.visit(given.get("visit", "")),
-        split=attributes.split(given.get("split", "")),
-        modality=attributes.modality(given.get("modality", "")),
-    )
+    return None if match is None else match.groupdict(default="")

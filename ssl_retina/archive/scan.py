@@ -6,7 +6,7 @@ In: a folder. Out: `Found` rows, folder by folder in the byte order of the names
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ssl_retina.errors import InputError
@@ -20,11 +20,13 @@ class Found:
 
     path: relative, with `/`; bytes that are no UTF-8 as surrogates, as `os.fsdecode` gives them.
     size: bytes. reason: empty for a regular file, else why it cannot be read (not_regular, io).
+    modified: nanoseconds since 1970; only tells whether an interrupted run's chunk is still right.
     """
 
     path: str
     size: int
     reason: str = ""
+    modified: int = field(default=0, compare=False)
 
 
 def scan(source: Path) -> Iterator[Found]:
@@ -66,4 +68,4 @@ def _row(entry: "os.DirEntry[str]", path: str) -> Found:
         return Found(path, 0, FOLDER)
     if not stat.S_ISREG(status.st_mode):
         return Found(path, 0, "not_regular")
-    return Found(path, status.st_size)
+    return Found(path, status.st_size, modified=status.st_mtime_ns)

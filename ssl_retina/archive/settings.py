@@ -24,6 +24,7 @@ class Settings:
     table, columns: a CSV about the files, and which column is which (`{"patient": "Patient"}`).
     pattern: what the bare file names state, such as `{patient}_{eye}`.
     size: side of the written squares in pixels. samples_per_shard: images of one tar.
+    keep_other: keep pictures that look like neither a photograph nor a scan of a retina.
     site: goes into every pseudonym; name: begins the shards' names.
     key_file, id_map: the site's key; where to write the way back, if at all. processes: None is all cores.
     """
@@ -34,6 +35,7 @@ class Settings:
     size: int = 512
     encoding: Encoding = field(default_factory=Encoding)
     samples_per_shard: int = 2048
+    keep_other: bool = False
     site: str = ""
     name: str = "retina"
     key_file: Path | None = None
@@ -66,6 +68,7 @@ class Settings:
             "chroma": None if self.encoding.lossless else self.encoding.chroma,
             "lossless": self.encoding.lossless,
             "samples_per_shard": self.samples_per_shard,
+            "keep_other": self.keep_other,
             "site": self.site,
             "name": self.name,
         }

@@ -20,6 +20,9 @@ CHUNKS_WANTED = 128
 IN_A_ROW = 50
 WINDOW = 1000
 SHARE = 0.05
+FEWEST = 3
+"""So many unreadable files are the storage's doing in an archive of any size, if they are SHARE of it."""
+
 LIMITED = frozenset((IO, UNEXPECTED))
 """Reasons that say something about the machine and not about the archive."""
 
@@ -43,14 +46,17 @@ def chunks(found: Sequence[Found], stated: Stated) -> list[Chunk]:
     ]
 
 
-def missing(work: Path, planned: Sequence[Chunk]) -> list[Chunk]:
+def missing(job: Job, planned: Sequence[Chunk]) -> list[Chunk]:
     """The chunks that are not there yet."""
-    return [chunk for chunk in planned if not _is_complete(work, chunk)]
+    return [chunk for chunk in planned if not _is_complete(job, chunk)]
 
 
-def _is_complete(work: Path, chunk: Chunk) -> bool:
-    """Whether a chunk need not be made again; one with a file that could not be read gets another try."""
-    made = worker.read_records(work, chunk.number)
+def _is_complete(job: Job, chunk: Chunk) -> bool:
+    """Whether a chunk need not be made again.
+
+    One with a file that could not be read gets another try, and one whose files were changed since.
+    """
+    made = worker.read_records(job.work, chunk.number, worker.identity(job, chunk))
     return made is not None and all(record.get("reason") != IO for record in made)
 
 
@@ -92,6 +98,21 @@ def records(work: Path, planned: int) -> Iterator[tuple[int, Record]]:
             raise StateError(f"{work} has lost chunk {number}: run the same command again, it makes it anew")
         for record in content:
             yield number, record
+
+
+def require_readable(work: Path, planned: int) -> None:
+    """Judge the whole archive once more when all chunks are made, however small it is.
+
+    Raises BadInputLimitError where SHARE of the files could not be read; their chunks are made again by the
+    next run.
+    """
+    reasons = Counter(record.get("reason") for _, record in records(work, planned))
+    failed, total = reasons[IO], reasons.total()
+    if failed >= FEWEST and failed >= SHARE * total:
+        raise BadInputLimitError(
+            f"stopped: {failed:,} of {total:,} files could not be read (io), and nothing was published. Look "
+            "at the mount and the permissions, then run the same command again: it tries those files anew"
+        )
 
 
 class Limit:

@@ -5,15 +5,14 @@ taken: only the six attributes below have a meaning here.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ssl_retina import labels
-from ssl_retina.archive import attributes
-from ssl_retina.archive.attributes import DEVICES_LIMIT, Attributes
-from ssl_retina.config_text import did_you_mean
+from ssl_retina.archive import cells
+from ssl_retina.archive.attributes import Attributes
+from ssl_retina.config_text import did_you_mean, tame_columns
 from ssl_retina.errors import InputError
 
 COMMON = {
@@ -36,9 +35,9 @@ COMMON = {
 
 @dataclass(frozen=True)
 class Table:
-    """columns: ours -> the table's. ignored: columns not used. rows: (file, attributes).
+    """columns: ours -> the table's. ignored: columns not used, as they may be shown.
 
-    unknown: how many cells of a column were not understood (eye, visit, modality).
+    rows: (file, attributes). unknown: how many cells of a column were not understood (eye, visit, modality).
     """
 
     columns: Mapping[str, str]
@@ -53,20 +52,22 @@ def read(path: Path, mapping: Mapping[str, str]) -> Table:
     columns = _chosen(content.columns, mapping)
     if "file" not in columns:
         raise InputError(_no_file_column(content.columns))
-    cells = {ours: content.column(theirs) for ours, theirs in columns.items()}
-    values, unknown = _values(cells, columns)
+    texts = {ours: content.column(theirs) for ours, theirs in columns.items()}
+    titles = {ours: f"column {theirs!r}, taken for the {ours}," for ours, theirs in columns.items()}
+    values, unknown = cells.parse(texts, titles)
     rows = tuple(
         (file, Attributes(**{ours: column[at] for ours, column in values.items()}))
-        for at, file in enumerate(cells["file"])
+        for at, file in enumerate(texts["file"])
     )
-    ignored = tuple(name for name in content.columns if name not in columns.values())
+    shown = zip(content.columns, tame_columns(content.columns), strict=True)
+    ignored = tuple(tame for name, tame in shown if name not in columns.values())
     return Table(columns, ignored, rows, unknown)
 
 
 def describe(table: Table) -> str:
     """Which columns are used for what, and which are not looked at."""
-    used = ", ".join(f"{ours} = {_tame(theirs)}" for ours, theirs in table.columns.items())
-    ignored = ", ".join(_tame(name) for name in table.ignored) or "none"
+    used = ", ".join(f"{ours} = {theirs}" for ours, theirs in table.columns.items())
+    ignored = ", ".join(table.ignored) or "none"
     return f"table of {len(table.rows)} rows: {used}; not used: {ignored}"
 
 
@@ -92,7 +93,7 @@ def _chosen(names: Sequence[str], mapping: Mapping[str, str]) -> dict[str, str]:
     """ours -> theirs: what the user said, then the common names; no column is used twice."""
     for ours, theirs in mapping.items():
         if theirs not in names:
-            hint = did_you_mean(theirs, names)
+            hint = did_you_mean(theirs, sorted(set(names) & set(tame_columns(names))))
             raise InputError(f"--map {ours}={theirs}: the table has no such column{hint}; {_listed(names)}")
     plain = {re.sub(r"[\W_]", "", name.casefold()): name for name in names if name not in mapping.values()}
     chosen = dict(mapping)
@@ -104,12 +105,8 @@ def _chosen(names: Sequence[str], mapping: Mapping[str, str]) -> dict[str, str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The columns' names for a message; what looks like data is not repeated: a table may lack its header."""
-    return f"its columns are: {', '.join(_tame(name) for name in names)}"
-
-
-def _tame(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z][A-Za-z0-9 _-]{0,30}", name) else "(another)"
+    """The columns' names for a message; what may be data is not repeated: a table may lack its header."""
+    return f"its columns are: {', '.join(tame_columns(names))}"
 
 
 def _no_file_column(names: Sequence[str]) -> str:
@@ -117,50 +114,3 @@ def _no_file_column(names: Sequence[str]) -> str:
         f"no column of the table is known to hold file names; {_listed(names)}. "
         "Name it: --map 'file=COLUMN' (the first line of the table must be its column names)"
     )
-
-
-def _values(
-    cells: Mapping[str, Sequence[str]], columns: Mapping[str, str]
-) -> tuple[dict[str, Sequence[Any]], dict[str, int]]:
-    """Every column's cells as known values, and how many of each were not understood."""
-    parsers: dict[str, Callable[[str], str | int | None]] = {
-        "patient": attributes.patient,
-        "eye": attributes.eye,
-        "device": attributes.device,
-        "visit": attributes.visit,
-        "split": attributes.split,
-        "modality": attributes.modality,
-    }
-    values: dict[str, Sequence[Any]] = {}
-    unknown: dict[str, int] = {}
-    for ours, parse in parsers.items():
-        if ours in cells:
-            found = values[ours] = [parse(cell) for cell in cells[ours]]
-            wrong = sum(
-                bool(cell) and value in (None, "unknown")
-                for cell, value in zip(cells[ours], found, strict=True)
-            )
-            _refuse_free_text(ours, columns[ours], wrong=wrong, found=found)
-            if wrong and ours != "patient":
-                unknown[ours] = wrong
-    return values, unknown
-
-
-def _refuse_free_text(ours: str, theirs: str, *, wrong: int, found: Sequence[object]) -> None:
-    """Devices and splits go into the shards as they stand: only short words that come again and again may."""
-    distinct = len(set(found) - {None})
-    if ours == "device" and (wrong or distinct > min(DEVICES_LIMIT, max(8, len(found) // 4))):
-        trouble = (
-            f"{wrong} cells are no short plain names"
-            if wrong
-            else f"{distinct} different values in {len(found)} rows"
-        )
-        raise InputError(
-            f"column {theirs!r}, taken for the device, looks like free text ({trouble}): shards carry "
-            "none. Map another column (--map device=COLUMN), or clean it up"
-        )
-    if ours == "split" and wrong:
-        raise InputError(
-            f"column {theirs!r}, taken for the split, looks like free text: {wrong} cells are none of train, "
-            "val, test, holdout, external, fold 0 ... 99. Map another column (--map split=COLUMN)"
-        )

@@ -5,6 +5,8 @@ both whole; they hold pseudonyms and no word of the source.
 """
 
 import errno
+import hashlib
+import hmac
 import json
 import time
 import zlib
@@ -39,6 +41,7 @@ class Job:
     site: str
     size: int
     encoding: Encoding
+    keep_other: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,19 @@ def records_path(work: Path, number: int) -> Path:
     return work / f"chunk-{number:06d}.json"
 
 
-def read_records(work: Path, number: int) -> list[Record] | None:
-    """The records of a complete chunk, else None."""
+def identity(job: Job, chunk: Chunk) -> str:
+    """What a chunk is made from, as a keyed digest: paths, sizes and times of change, and what is stated."""
+    rows = repr([(found.path, found.size, found.modified, stated) for found, stated in chunk.rows])
+    return hmac.new(job.key, b"chunk\0" + rows.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
+
+
+def read_records(work: Path, number: int, made_from: str | None = None) -> list[Record] | None:
+    """The records of a complete chunk, else None; with `made_from` only where that is its `identity`."""
     try:
         content = json.loads(records_path(work, number).read_bytes())
         if images_path(work, number).stat().st_size != content["bytes"]:
+            return None
+        if made_from is not None and content["made_from"] != made_from:
             return None
     except (FileNotFoundError, ValueError, KeyError):
         return None
@@ -76,7 +87,7 @@ def process_chunk(job: Job, chunk: Chunk) -> list[str]:
     images = images_path(job.work, chunk.number)
     with files.whole(images) as temporary, temporary.open("wb") as stream:
         records = [_record(job, found, stated, stream) for found, stated in chunk.rows]
-    content = {"bytes": images.stat().st_size, "records": records}
+    content = {"bytes": images.stat().st_size, "made_from": identity(job, chunk), "records": records}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     files.write_bytes(records_path(job.work, chunk.number), text.encode())
     return [record.get("reason", "") for record in records]
@@ -101,6 +112,8 @@ def _photograph(job: Job, found: Found, stated: Attributes | None) -> tuple[Reco
     picture = _read(job.source / found.path)
     modality = picture.modality or (stated.modality if stated else None)
     cleaned = clean.clean(picture.pixels, modality, job.size)
+    if modality is None and cleaned.modality == "other" and not job.keep_other:
+        raise Rejected("not_retinal")
     suffix, image = encode(cleaned.pixels, job.encoding)
     height, width = cleaned.pixels.shape[:2]
     ellipse = cleaned.field_of_view

@@ -35,7 +35,13 @@ REMARKS = {
     "table_rows_of_one_file": "rows of the table that speak of a file again",
     "files_without_table_row": "files without a row in the table",
     "names_unlike_pattern": "file names that do not follow the pattern",
+    "no_field_of_view": "photographs without a found field of view: nothing of them was made black",
+    "device_unknown": "photographs whose device was dropped: no known maker's word, or it looks like a person",
     "devices_dropped": "more than 64 different devices: that is free text, none was written",
+}
+
+HINTS = {
+    "not_retinal": " (no fundus photograph and no OCT; declare them in the table, or --keep-other)",
 }
 
 
@@ -70,6 +76,9 @@ def shard(
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality.")] = 92,
     chroma: Annotated[Chroma, typer.Option(help="JPEG chroma subsampling.")] = Chroma.HALF,
     lossless: Annotated[bool, typer.Option("--lossless", help="Store PNG.")] = False,
+    keep_other: Annotated[
+        bool, typer.Option("--keep-other", help="Keep pictures that look like no retina (letters, screens).")
+    ] = False,
     site: Annotated[str, typer.Option(help="Name of the site: goes into every pseudonym.")] = "",
     key_file: Annotated[
         Path | None, typer.Option(help="The site's key; default: the user's own, made on first use.")
@@ -95,6 +104,7 @@ def shard(
         size=size,
         encoding=Encoding(quality, chroma.value, lossless),
         samples_per_shard=samples_per_shard,
+        keep_other=keep_other,
         site=site,
         name=name,
         key_file=key_file,
@@ -144,7 +154,7 @@ def _summary(totals: "Totals", out: Path) -> None:
     shown = ", ".join(f"{counts[name]:,} {name}" for name in ("scanned", "written", "rejected", "duplicates"))
     console.note(f"{shown}; {totals.patients:,} patients; shards: {totals.shards:,} in {out}")
     for reason, count in sorted(totals.reasons.items(), key=lambda pair: (-pair[1], pair[0])):
-        console.note(f"  rejected {count:,}: {reason}")
+        console.note(f"  rejected {count:,}: {reason}{HINTS.get(reason, '')}")
     for remark, count in sorted(totals.remarks.items()):
         console.note(f"  {count:,} {REMARKS.get(remark, remark)}")
     if not totals.patients:

@@ -32,17 +32,13 @@ def inspect(
 
     Example: ssl-retina inspect out/shards --json
     """
-    from ssl_retina import shards
-    from ssl_retina.data import inspection
     from ssl_retina.errors import ShardError
 
-    if write_index:
-        with console.progress("indexed", None) as advance:
-            index = inspection.write_index(folder, advance=advance)
-        console.note(f"{folder / shards.INDEX_NAME} written: {index.samples} samples")
-    total = shards.read_index(folder).samples
-    with console.progress("inspected", total) as advance:
-        report = inspection.inspect(folder, advance=advance)
+    try:
+        report = _looked_at(folder, write_index)
+    except OSError as error:
+        where = f" ({Path(error.filename).name})" if isinstance(error.filename, str) else ""
+        raise ShardError(f"{folder}{where} cannot be read or written: {error.strerror or error}") from None
     if as_json:
         console.result(report.as_json())
     else:
@@ -52,11 +48,23 @@ def inspect(
         raise ShardError(f"{len(report.damage)} findings in {folder}\n{listed}")
 
 
+def _looked_at(folder: Path, write_index: bool) -> "Report":
+    from ssl_retina import shards
+    from ssl_retina.data import inspection
+
+    if write_index:
+        with console.progress("indexed", None) as advance:
+            index = inspection.write_index(folder, advance=advance)
+        console.note(f"{folder / shards.INDEX_NAME} written: {index.samples} samples")
+    total = shards.read_index(folder).samples
+    with console.progress("inspected", total) as advance:
+        return inspection.inspect(folder, advance=advance)
+
+
 def _show(report: "Report") -> None:
     """The report as lines for a person."""
     print(f"samples   {report.samples} in {report.shards} shards, {report.bytes / 1e6:.1f} MB")
-    merged = "" if report.groups == report.patients else f", {report.groups} groups that share no photograph"
-    print(f"patients  {report.patients}{merged}" if report.patients else "patients  unknown")
+    print(f"patients  {_patients(report)}")
     for column, words in report.columns.items():
         print(f"{column:9} {_counts({word or 'not declared': count for word, count in words.items()})}")
     print(f"pixels    {_counts(report.sizes)}")
@@ -64,6 +72,14 @@ def _show(report: "Report") -> None:
         print(f"ignored   {_counts({f'.{suffix}': count for suffix, count in report.ignored.items()})}")
     print(f"index     {report.digest}")
     print("damage    none" if not report.damage else f"damage    {len(report.damage)} findings")
+
+
+def _patients(report: "Report") -> str:
+    """How many patients, and groups where these are fewer; a foreign set may have groups only."""
+    if not report.patients:
+        return f"unknown, {report.groups} groups" if report.groups else "unknown"
+    merged = "" if report.groups == report.patients else f", {report.groups} groups that share no photograph"
+    return f"{report.patients}{merged}"
 
 
 def _counts(words: Mapping[str, int]) -> str:

@@ -57,6 +57,7 @@ def pretrain(
         _as_rank(config, overrides or [], extend=extend, change=change, as_json=as_json)
         return
     count = launch.processes(processes)
+    _check_division(config, overrides or [], count)
     if count == 1:
         _train(config, overrides or [], extend=extend, change=change, as_json=as_json)
         return
@@ -67,6 +68,25 @@ def pretrain(
     ]
     verb = [sys.executable, "-m", "ssl_retina", "pretrain", *flags, "--", str(config), *(overrides or [])]
     launch.run_ranks(verb, count)
+
+
+def _check_division(path: Path, overrides: list[str], count: int) -> None:
+    """Refuse what no number of ranks mends before they start, which takes them seconds."""
+    from ssl_retina import config_text
+
+    values = config_text.read(path, overrides).values
+    batch = _at(values, "data", "batch_size")
+    accumulate = _at(values, "train", "accumulate") or 1
+    if isinstance(batch, int) and isinstance(accumulate, int) and batch % (count * accumulate):
+        raise InputError(
+            f"data.batch_size ({batch}) must be a multiple of processes x train.accumulate "
+            f"({count} x {accumulate}), so that every rank gets equally many samples"
+        )
+
+
+def _at(values: dict[str, Any], section: str, key: str) -> Any:
+    found = values.get(section)
+    return found.get(key) if isinstance(found, dict) else None
 
 
 def _as_rank(config: Path, overrides: list[str], *, extend: bool, change: bool, as_json: bool) -> None:
@@ -125,19 +145,24 @@ def _tell(summary: Any, *, as_json: bool) -> None:
     console.note(f"{summary.out}: {summary.steps} steps, {', '.join(numbers)}; ssl-retina export takes it on")
 
 
-def check(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def check(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    processes: Processes = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what a config would run, without training: resolved values, parameters, batches, epochs."""
     from ssl_retina import launch
     from ssl_retina.cli import console
 
     _choose_accelerator()
-    plan = _plan(config, overrides or [], launch.processes(None))
+    plan = _plan(config, overrides or [], launch.processes(processes))
     if as_json:
         console.result(plan)
         return
     import yaml
 
-    console.note(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip())
+    print(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip())
 
 
 def _plan(path: Path, overrides: list[str], world: int) -> dict[str, Any]:
@@ -167,6 +192,7 @@ def _plan(path: Path, overrides: list[str], world: int) -> dict[str, Any]:
         "held_out_samples": source.held_out_samples,
         "samples_seen": seen,
         "epochs": round(seen / source.samples, 2),
+        "remarks": setup.remarks(run, source, micro_batch),
     }
 
 

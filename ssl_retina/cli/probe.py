@@ -57,9 +57,11 @@ def probe(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Judge frozen features by logistic regression and kNN: AUROC, AUPRC, kappa, paired differences."""
+    from ssl_retina import files
     from ssl_retina.probe import run
     from ssl_retina.probe.material import Settings
 
+    files.claim_folder(out, ("probe.json", "probe.png", files.LOCK_NAME), "a probe's output")
     settings = Settings(data, labels, patient, split, file, key_file, exclude)
     with _progress() as advance:
         result = run.probe(weights, task, settings, resamples=resamples, seed=seed, advance=advance)

@@ -25,6 +25,8 @@ UNFINISHED = ".work"
 """The archive step's work folder; it is gone when the set is complete."""
 OWN_FACTS = ("format", "columns", "positions_sha256")
 """What `shard_index.write` says itself; all other facts of an index stay when it is written again."""
+FACTS_OF_THE_SAMPLES = ("totals", "made_from")
+"""What the archive step says of the samples it wrote; untrue once there are more or fewer."""
 
 Advance = Callable[[int], None]
 
@@ -104,8 +106,11 @@ def write_index(folder: Path, *, advance: Advance) -> Index:
     try:
         with files.lock(folder):
             return shard_index.write(folder, _kept_facts(folder), progress=advance)
-    except PermissionError:
-        raise InputError(f"{folder} cannot be written: an index lies beside its shards") from None
+    except OSError as error:
+        raise InputError(
+            f"no index was written to {folder} ({error.strerror}): it lies beside its shards, in a folder "
+            "that can be written and has room"
+        ) from None
 
 
 def _kept_facts(folder: Path) -> dict[str, Any]:
@@ -117,7 +122,9 @@ def _kept_facts(folder: Path) -> dict[str, Any]:
         return {}
     if not shard_index.verify(index, hashes=True):
         raise StateError(f"{folder / shards.INDEX_NAME} is ours and fits its shards: nothing to write")
-    return {name: value for name, value in index.facts.items() if name not in OWN_FACTS}
+    now = sum(len(shard_index.members(tar)) for tar in shard_index.tars(folder))
+    stale = OWN_FACTS if now == index.samples else (*OWN_FACTS, *FACTS_OF_THE_SAMPLES)
+    return {name: value for name, value in index.facts.items() if name not in stale}
 
 
 def _unreadable(index: Index, url: str) -> list[str]:
@@ -143,12 +150,17 @@ def _structure(index: Index, ignored: Counter[str]) -> list[str]:
             wrong.append(str(error))
             continue
         for member in found:
-            ignored.update(member.others)
+            ignored.update(map(printable, member.others))
         if len(found) != shard.nsamples:
             wrong.append(f"{shard.url} holds {len(found)} samples, {shard.nsamples} are promised")
         elif not all(_fits(row, member, number) for row, member in zip(rows, found, strict=True)):
             wrong.append(f"{shard.url} holds its samples elsewhere than {shards.POSITIONS_NAME} says")
     return wrong
+
+
+def printable(text: str) -> str:
+    """Text of a foreign set as a terminal may show it: with escapes where it is not plainly printable."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _fits(row: np.void, member: Member, shard: int) -> bool:
@@ -163,7 +175,7 @@ def _columns(index: Index) -> dict[str, dict[str, int]]:
     for column in COLUMNS:
         words = index.columns[column]
         counts = np.bincount(table[column], minlength=len(words))
-        counted[column] = {word: int(count) for word, count in zip(words, counts, strict=False)}
+        counted[column] = {printable(word): int(count) for word, count in zip(words, counts, strict=False)}
     return counted
 
 
@@ -225,6 +237,7 @@ def _findings(reader: Reader, row: int, seen: _Seen) -> Iterator[str]:
     facts: Mapping[str, Any] = {}
     try:
         facts = reader.facts(row)
+        group = shard_index.group_of(key, facts, shard=reader.shard(row))
         content = reader.image(row)
         width, height = decode(content, reader.suffix(row)).size
     except ShardError as error:
@@ -234,7 +247,6 @@ def _findings(reader: Reader, row: int, seen: _Seen) -> Iterator[str]:
         yield f"the image of sample {key} cannot be decoded ({error})"
         return
     seen.sizes[f"{width}x{height}"] += 1
-    group = shard_index.group_of(key, facts)
     if group != key:
         seen.groups.add(shards.group_number(group))
     seen.patients |= set(_patients(facts))

@@ -45,8 +45,8 @@ class StepError(UserError):
 
     def __init__(self, name: str, exit_code: int) -> None:
         super().__init__(
-            f"the step {name} ended with exit code {exit_code}; what it says stands above. "
-            "The same demo command goes on from here"
+            f"the step {name} ended with exit code {exit_code}; what it says stands above. Mend that, then "
+            "the same demo command goes on from here; a folder that is removed is made anew"
         )
         self.exit_code = exit_code
 

@@ -1,8 +1,7 @@
 """Rows of a labels file -> photographs of the shards, by keyed pseudonyms; aliases count."""
 
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +45,8 @@ def join(table: Table, reader: Reader, key: bytes | None, *, file: str | None = 
 
     key: the site's key, or None for shards without pseudonyms (then the file column holds their keys).
     file: the column of file names; without it a common name (`file`, `image`, ...) is recognised.
-    A bare name counts only where it is the name of one photograph and of one path in the labels file.
+    A bare name counts only where it is the name of one photograph and of one path in the labels file, and
+    where the folders that the cell names end in those of the photograph: `train/1` is not `test/1.jpg`.
     Raises StateError for another key than the shards', InputError where next to nothing is found.
     """
     cells = [cell.replace("\\", "/") for cell in table.column(file or _file_column(table))]
@@ -56,13 +56,11 @@ def join(table: Table, reader: Reader, key: bytes | None, *, file: str | None = 
     ambiguous = 0
     if any(one is None for one in found):
         others = _other_names(reader)
-        paths = Counter(_bare(cell) for cell in set(cells))
+        paths = Counter(tail.casefold() for cell in set(cells) for tail in _tails(cell))
         for row, cell in enumerate(cells):
             if found[row] is None:
-                one, several = _by_name(cell, others, names)
-                doubtful = several or (one is not None and one[1] == "name" and paths[_bare(cell)] > 1)
-                found[row] = None if doubtful else one
-                ambiguous += doubtful
+                found[row], several = _by_name(cell, others, names, paths)
+                ambiguous += several
     joined = _collect(found, ambiguous)
     _check_matched(joined, len(table.rows), len(reader))
     return joined
@@ -93,7 +91,7 @@ def _file_column(table: Table) -> str:
         )
         raise InputError(
             f"which column of the labels file holds the file names? {trouble}: say --file COLUMN; "
-            f"the columns are: {', '.join(table.columns)}"
+            f"the columns are: {table.listing}"
         )
     return found[0]
 
@@ -125,8 +123,11 @@ class _Names:
         return pseudonyms.name(self.key, cell, self.site) if self.key and cell else None
 
 
-def _bare(cell: str) -> str:
-    return re.sub(r"\.[^.]*$", "", cell.rsplit("/", 1)[-1]).casefold()
+def _tails(cell: str) -> Iterator[str]:
+    """The cell without suffix: whole, then without its first folder and so on, down to the bare name."""
+    parts = [part for part in pseudonyms.without_suffix(cell).split("/") if part not in ("", ".")]
+    for start in range(len(parts)):
+        yield "/".join(parts[start:])
 
 
 def _by_path(cell: str, samples: Mapping[str, int], names: _Names) -> Found | None:
@@ -134,33 +135,62 @@ def _by_path(cell: str, samples: Mapping[str, int], names: _Names) -> Found | No
     return None if number is None else (number, "path")
 
 
-def _other_names(reader: Reader) -> dict[tuple[str, str], set[int]]:
-    """Every further name of a photograph (aliases' keys, bare names, its own key) -> its numbers."""
+Others = Mapping[tuple[str, str], set[int]]
+"""Every further name of a photograph, as (field, pseudonym), and the photographs that have it."""
+
+
+def _other_names(reader: Reader) -> Others:
+    """Aliases' keys, bare names, and the shards' own keys."""
     others: dict[tuple[str, str], set[int]] = {}
     for number in range(len(reader)):
         facts = reader.facts(number)
         own = {"key": reader.key(number), "name": facts.get("name")}
-        for one in (own, *facts.get("aliases", ())):
-            for field in ("key", "name"):
+        aliases = facts.get("aliases")
+        for one in (own, *(aliases if isinstance(aliases, list) else ())):
+            for field in ("key", "name") if isinstance(one, dict) else ():
                 if one.get(field):
                     others.setdefault((field, str(one[field])), set()).add(number)
     return others
 
 
-def _by_name(
-    cell: str, others: Mapping[tuple[str, str], set[int]], names: _Names
-) -> tuple[Found | None, bool]:
-    """A photograph by an alias's path, by bare name, by the shards' own key; and whether several fit."""
-    stem = re.sub(r"\.[^./]*$", "", cell)
-    spellings = [("key", key_of(spelling), "key") for spelling in (cell, stem, stem.rsplit("/", 1)[-1])]
-    wanted = (("key", names.path(cell), "path"), ("name", names.bare(cell), "name"), *spellings)
-    for field, name, how in wanted:
-        fitting = others.get((field, name), set()) if name else set()
-        if len(fitting) > 1:
-            return None, True
-        if fitting:
-            return (next(iter(fitting)), how), False
+def _by_name(cell: str, others: Others, names: _Names, paths: Mapping[str, int]) -> tuple[Found | None, bool]:
+    """A photograph by an alias's path, by bare name, by the shards' own key; and whether several fit.
+
+    paths: how many cells of the labels file end in a path (`_tails`): a name of several is in doubt.
+    """
+    alias = others.get(("key", names.path(cell) or ""), set())
+    if alias:
+        return _only(alias, "path")
+    named, tail = _by_bare_name(cell, others, names)
+    if named:
+        return (None, True) if paths.get(tail.casefold(), 0) > 1 else _only(named, "name")
+    for spelling in (cell, *_tails(cell)):
+        own = others.get(("key", key_of(spelling)), set())
+        if own:
+            return _only(own, "key")
     return None, False
+
+
+def _only(fitting: set[int], how: str) -> tuple[Found | None, bool]:
+    return ((next(iter(fitting)), how), False) if len(fitting) == 1 else (None, True)
+
+
+def _by_bare_name(cell: str, others: Others, names: _Names) -> tuple[set[int], str]:
+    """Photographs of the cell's bare name, and how much of the cell fits; folders that it names must fit."""
+    tails = list(_tails(cell))
+    fitting = others.get(("name", names.bare(cell) or ""), set())
+    if not fitting or len(tails) < 2:
+        return fitting, tails[-1] if tails else ""
+    placed = {tail: fitting & _of_path(tail, cell, others, names) for tail in tails}
+    return set().union(*placed.values()), next((tail for tail in tails if placed[tail]), "")
+
+
+def _of_path(tail: str, cell: str, others: Others, names: _Names) -> set[int]:
+    """Photographs that lie at this path below the archive's root, whatever suffix they have there."""
+    written = cell.rpartition(".")[2]
+    known = {suffix for one in pseudonyms.SUFFIXES for suffix in (one, one.upper(), one.capitalize())}
+    paths = (tail, *(f"{tail}.{suffix}" for suffix in known | {written}))
+    return {number for path in paths for number in others.get(("key", names.path(path) or ""), ())}
 
 
 def _collect(found: Sequence[Found | None], ambiguous: int) -> Joined:

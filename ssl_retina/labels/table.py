@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssl_retina import pseudonyms
 from ssl_retina.config_text import did_you_mean
 from ssl_retina.errors import InputError
 
@@ -14,6 +15,19 @@ FILE_COLUMNS = frozenset(
     ("file", "filename", "filepath", "image", "imagename", "imagefile", "imageid", "imagepath", "path", "key")
 )
 PATIENT_COLUMNS = frozenset(("patient", "patientid", "subject", "subjectid", "participant", "participantid"))
+COMMON_COLUMNS = (
+    FILE_COLUMNS
+    | PATIENT_COLUMNS
+    | {"id", "eye", "side", "laterality", "label", "labels", "class", "grade", "disease", "diagnosis"}
+    | {"split", "set", "fold", "age", "sex", "gender", "device", "camera", "visit", "date", "site", "quality"}
+)
+
+_NO_HEADER = re.compile(
+    r"[-+]?\d[\d\s.,:/+TZ-]*"  # a number, a date, a time, a DICOM UID
+    r"|\d{1,4}[-./ ]?[A-Za-z]{3,9}[-./, ]*\d{1,4}"  # a date with the month's name
+    r"|[-+]?\d+(\.\d*)?[eE][-+]?\d+"
+    r"|.*\^.*"  # a DICOM person's name
+)
 
 
 @dataclass(frozen=True)
@@ -26,16 +40,42 @@ class Table:
     def column(self, name: str) -> tuple[str, ...]:
         """All values of a column. Raises InputError that lists the columns there are."""
         if name not in self.columns:
-            hint = did_you_mean(name, self.columns)
+            named = [
+                one for one, shown in zip(self.columns, _shown(self.columns), strict=True) if one == shown
+            ]
             raise InputError(
-                f"the labels file has no column {name!r}{hint}; it has: {', '.join(self.columns)}"
+                f"the labels file has no column {name!r}{did_you_mean(name, named)}; it has: {self.listing}"
             )
         place = self.columns.index(name)
         return tuple(row[place] for row in self.rows)
 
+    @property
+    def listing(self) -> str:
+        """The columns for a message; of a file without a header their places: its cells may be ids."""
+        shown = ", ".join(_shown(self.columns))
+        return shown if _is_header(self.columns) else f"{shown} (the file seems to have no line of names)"
+
     def recognised(self, names: frozenset[str]) -> tuple[str, ...]:
         """The columns whose name, without case, spaces and punctuation, is one of `names`."""
-        return tuple(one for one in self.columns if re.sub(r"[\W_]", "", one.casefold()) in names)
+        return tuple(one for one in self.columns if _plain(one) in names)
+
+
+def _plain(column: str) -> str:
+    """A column's name without case, spaces and punctuation."""
+    return re.sub(r"[\W_]", "", column.casefold())
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    """Whether no cell of the first line is what a column's name never is: a number, a date, a photograph."""
+    return not any(_NO_HEADER.fullmatch(cell) or pseudonyms.without_suffix(cell) != cell for cell in cells)
+
+
+def _shown(columns: Sequence[str]) -> list[str]:
+    """The columns as a message may name them (law 8)."""
+    if _is_header(columns):
+        return list(columns)
+    numbered = enumerate(columns, 1)
+    return [one if _plain(one) in COMMON_COLUMNS else f"column {number}" for number, one in numbered]
 
 
 def read(path: Path) -> Table:
@@ -63,7 +103,8 @@ def _table(path: Path, numbered: Sequence[tuple[int, list[str]]]) -> Table:
     names = [header[place] for place in kept]
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
-        raise InputError(f"labels file {path} has the column {double[0]!r} twice")
+        place = names.index(double[0])
+        raise InputError(f"labels file {path} has the column {_shown(names)[place]!r} twice")
     for number, line in numbered[1:]:
         if len(line) != len(header):
             raise InputError(

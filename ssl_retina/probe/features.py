@@ -96,7 +96,7 @@ def _of_pixels(name: str, small: NDArray[np.float32]) -> Representation:
     if name == MEAN_COLOUR:
         colour = small.reshape(len(small), 3, -1).mean(axis=2)
         return Representation(name, f"mean red, green and blue of the {PIXELS} px image", colour)
-    about = f"{COMPONENTS} principal components of the {PIXELS} px image, fitted in each training part"
+    about = f"up to {COMPONENTS} principal components of the {PIXELS} px image, fitted in each training part"
     return Representation(name, about, _rotated(small), COMPONENTS)
 
 

@@ -48,7 +48,7 @@ def grouping(
     if column is None and not any(known):
         raise InputError(
             "neither the shards nor the labels file say which patient a photograph is of. Name the column "
-            f"(--patient COLUMN; there are: {', '.join(table.columns)}), or say that there is none "
+            f"(--patient COLUMN; there are: {table.listing}), or say that there is none "
             "(--patient none): photographs of one patient may then lie in training and test"
         )
     cells = table.column(column) if column else ()

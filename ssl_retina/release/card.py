@@ -31,8 +31,8 @@ class Facts:
     """Everything the card says; nothing that a clock says, so that equal weights have equal cards.
 
     recipe: the run's config without paths. checkpoint: what stands beside the weights (`step`, `data`,
-    `world_size`, `versions`, `commit`, `changes`). operations: floating-point operations of the whole training.
-    progress: the values last logged up to that step.
+    `world_size`, `versions`, `commit`, `changes`). operations: floating-point operations of the whole
+    training. progress: the values last logged up to that step.
     """
 
     architecture: str
@@ -156,8 +156,12 @@ def _progress(progress: Mapping[str, Any]) -> str:
 
 
 def _limits(facts: Facts) -> str:
-    devices = {name for one in facts.data for name in one.counts.get("device", {}) if name}
-    known = f"{len(devices)} named camera models" if devices else "cameras that the archive does not name"
+    devices = {name for one in facts.data for name in one.counts.get("device", {})} - {"", "unknown"}
+    known = (
+        f"{len(devices)} named camera {'model' if len(devices) == 1 else 'models'}"
+        if devices
+        else "cameras that the archive does not name"
+    )
     return f"""## Limits
 
 - Seen in training: {known}. Other cameras, fields, populations and image qualities were not tried.

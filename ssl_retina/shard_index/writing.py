@@ -5,6 +5,7 @@ bounded by one shard and 8 bytes a sample.
 """
 
 import hashlib
+import math
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,7 @@ def write(folder: Path, facts: Mapping[str, Any], *, progress: Callable[[int], N
     """
     found = tars(folder)
     if not found:
-        raise ShardError(f"{folder} holds no *.tar")
+        raise ShardError(shards.no_tars(folder))
     for tar in found:
         shards.check_url(tar.name, folder)
     vocabulary: dict[str, dict[str, int]] = {name: {} for name in shards.COLUMNS}
@@ -90,7 +91,7 @@ def _rows(tar: Path, number: int, vocabulary: dict[str, dict[str, int]]) -> NDAr
             places = (member.image_offset, member.image_size, crc, member.json_offset, member.json_size)
             codes = (_code(tar, name, facts, vocabulary[name]) for name in shards.COLUMNS)
             suffix = shards.IMAGE_SUFFIXES.index(member.suffix)
-            group = shards.group_number(group_of(member.key, facts))
+            group = shards.group_number(group_of(member.key, facts, shard=tar.name))
             table[at] = (member.key.encode(), number, *places, group, suffix, *codes)
     return table
 
@@ -104,18 +105,31 @@ def _facts(tar: Path, stream: BinaryIO, member: Member) -> dict[str, Any]:
     return shards.parse_facts(_bytes(stream, member.json_offset, member.json_size), tar.name, member.key)
 
 
-def group_of(key: str, facts: Mapping[str, Any]) -> str:
-    """Who belongs together: the group, else the patient (as foreign sets may call it), else the sample."""
+def group_of(key: str, facts: Mapping[str, Any], *, shard: str) -> str:
+    """Who belongs together: the group, else the patient (as foreign sets may call it), else the sample.
+
+    Text and whole numbers are ids (12.0 is 12, NaN is none: so pandas writes them). Raises ShardError that
+    names the shard and the sample for anything else: taken for none, it would part what belongs together.
+    """
     for name in ("group", "patient", "patient_id"):
         value = facts.get(name)
-        if isinstance(value, str | int) and str(value):
+        if isinstance(value, float) and math.isnan(value):
+            continue
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, str | int | None):
+            kind = type(value).__name__
+            raise ShardError(
+                f"{shard}: sample {key} has a {name} of type {kind}: only text and whole numbers"
+            )
+        if value is not None and str(value):
             return str(value)
     return key
 
 
 def _code(tar: Path, column: str, facts: Mapping[str, Any], words: dict[str, int]) -> int:
     word = facts.get(column)
-    if not isinstance(word, str) or len(word) > WORD_LIMIT:
+    if not isinstance(word, str) or len(word) > WORD_LIMIT or not word.isprintable():
         word = "" if column == "split" else UNKNOWN
     code = words.setdefault(word, len(words))
     if code >= VOCABULARY_LIMIT:

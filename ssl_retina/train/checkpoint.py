@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssl_retina import config, files, methods
-from ssl_retina.errors import CheckpointError
+from ssl_retina.errors import CheckpointError, InputError
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -184,6 +184,10 @@ def survey(run_dir: Path) -> Survey:
 
 def newest(run_dir: Path) -> Path:
     """The newest checkpoint of a run that verifies. Raises CheckpointError that lists each one's fault."""
+    if not run_dir.is_dir():
+        raise InputError(f"{run_dir} does not exist or is no folder: give the folder of a run (its out=)")
+    if _STEP.fullmatch(run_dir.name):
+        raise InputError(f"{run_dir} is one checkpoint: give its run, {run_dir.parent.parent}")
     found = survey(run_dir)
     if found.newest is None:
         raise CheckpointError(f"{run_dir} holds no checkpoint that can be loaded{listing(found.bad)}")

@@ -30,6 +30,9 @@ from ssl_retina.train.terminal import Terminal
 from ssl_retina.train.tracking import Sink
 
 VERIFIED = "verified.json"
+MANY_EPOCHS = 10_000
+LARGE_ON_CPU = 512
+FEW_HELD_OUT = 16
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,9 @@ def opened(run: Run, *, extend: bool = False, change: bool = False) -> Iterator[
         facts = _facts(run, source)
         labelled = dist.first_decides(lambda: knn.neighbours(run, source))
         start = dist.first_decides(lambda: resume.find(run, facts["data"], extend=extend, change=change))
+        notes = (*start.notes, *remarks(run, source, micro_batch))
         terminal = Terminal(run.train.steps, speaks=dist.is_first())
-        for note in start.notes:
+        for note in notes:
             terminal.say(note)
         optimizer = optim.adamw(method, method.exported(), run.optim)  # type: ignore[operator]
         engine = Engine(method, optimizer, run=run, micro_batch=micro_batch)
@@ -99,6 +103,31 @@ def micro_batch_of(run: Run, world: int) -> int:
             f"({world} x {run.train.accumulate}), so that every rank gets equally many samples"
         )
     return run.data.batch_size // parts
+
+
+def remarks(run: Run, source: Source, micro_batch: int) -> list[str]:
+    """What is allowed but seldom meant, as sentences."""
+    said = []
+    if run.data.batch_size > source.samples:
+        said.append(
+            f"data.batch_size ({run.data.batch_size}) is larger than the {source.samples} photographs to "
+            "train on: every step repeats them; lower it"
+        )
+    epochs = run.train.steps * run.data.batch_size / max(source.samples, 1)
+    if epochs > MANY_EPOCHS:
+        steps = max(round(800 * source.samples / run.data.batch_size), 1)
+        said.append(
+            f"train.steps ({run.train.steps}) are {epochs:.0f} epochs; 800 would be train.steps={steps} "
+            f"schedule.warmup_steps={steps // 20}"
+        )
+    if micro_batch > LARGE_ON_CPU and dist.device().type == "cpu":
+        said.append(
+            f"{micro_batch} photographs in one forward pass on a CPU take much memory; "
+            f"train.accumulate={micro_batch * run.train.accumulate // LARGE_ON_CPU} divides them"
+        )
+    if 0 < source.held_out_samples < FEW_HELD_OUT:
+        said.append(f"only {source.held_out_samples} held-out photographs: the held-out loss says little")
+    return said
 
 
 def _check_held_out(run: Run, source: Source) -> None:
@@ -136,7 +165,8 @@ def _deterministic() -> Iterator[None]:
 
 def _claim(out: Path, stack: contextlib.ExitStack) -> None:
     """Be the only writer of the run folder, and clear away what dead writers left half done."""
-    out.mkdir(parents=True, exist_ok=True)
+    known = (checkpoint.FOLDER, "config.json", VERIFIED, tracking.METRICS, files.LOCK_NAME)
+    files.claim_folder(out, known, "a run")
     stack.enter_context(files.lock(out))
     checkpoint.sweep(out)
 

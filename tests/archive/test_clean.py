@@ -211,6 +211,22 @@ def test_modality_is_decided_from_pixels() -> None:
     assert clean(blue, None, 128).modality == "other"
 
 
+@pytest.mark.parametrize("paper", [(255, 255, 255), (250, 238, 214), (214, 230, 250)])
+def test_a_letter_is_no_scan_and_no_photograph(paper: tuple[int, int, int]) -> None:
+    """Lines of text look like layers, and yellowed paper is a little red."""
+    page = np.full((400, 300, 3), paper, np.uint8)
+    for row in range(30, 370, 24):
+        page[row : row + 8, 20 : 200 + row % 70] = 20
+    assert clean(page, None, 128).modality == "other"
+
+
+def test_a_photograph_that_fills_its_frame_is_a_fundus_without_a_field() -> None:
+    rows, columns = np.mgrid[:200, :240]
+    pixels = np.stack([150 + rows // 8, 70 + columns // 8, 40 + rows // 16], axis=2).astype(np.uint8)
+    cleaned = clean(pixels, None, 128)
+    assert (cleaned.modality, cleaned.field_of_view) == ("fundus", None)
+
+
 @pytest.mark.parametrize("name", ["black", "one colour", "noise on black", "white"])
 @pytest.mark.parametrize("modality", [None, "fundus", "oct"])
 def test_f09_blank(name: str, modality: str | None) -> None:

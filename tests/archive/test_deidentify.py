@@ -1,11 +1,13 @@
 """De-identification: an allow-list, the table first, contradictions become unknown, dates an order."""
 
 import dataclasses
+from typing import Any
 
 import factory
 import pytest
 
 from ssl_retina import pseudonyms
+from ssl_retina.archive import dedup
 from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.deidentify import Identity, identify
 
@@ -62,7 +64,16 @@ def test_f36_nobody_is_no_patient(missing: str) -> None:
     found = _identify(None, {"patient": missing, "visit": "20200101"})
     assert found.patient is None
     assert found.visit_order is None
-    assert "no_patient" in found.remarks
+
+
+@pytest.mark.parametrize(
+    "name", ["DOE JOHN 19500102", "DOE JOHN 2-1-1950", "DOE 02 Jan 1950", "N 19 500 102", "Doe 1"]
+)
+def test_f99_a_model_name_with_a_date_is_dropped_and_counted(name: str) -> None:
+    found = _identify(None, {"patient": "1", "device": name})
+    assert found.device is None
+    assert "device_unknown" in found.remarks
+    assert _identify(None, {"patient": "1", "device": "Spectralis 6.10.5"}).device == "Spectralis 6.10.5"
 
 
 def test_visits_keep_their_order_and_lose_their_date() -> None:
@@ -75,3 +86,29 @@ def test_visits_keep_their_order_and_lose_their_date() -> None:
     other = _identify(None, {"patient": "2", "visit": "20190101"}).visit_order
     assert other != orders[0]
     assert all(str(order) != "20190101" for order in orders)
+
+
+def _record(number: int, device: str | None, **other: object) -> dict[str, Any]:
+    base = factory.facts(number, patients=1000) | {"pixels_sha256": f"{number:064x}", "visit_order": None}
+    return base | {"remarks": [], "notes": [], "device": device} | other
+
+
+def test_f99_devices_that_only_the_whole_archive_shows_to_be_people_are_dropped() -> None:
+    """P1 ... P3 of one DICOM patient each; and every device that is written is told by its name."""
+    devices = ["P1", "P2", "P3", "Topcon", "Topcon", None]
+    rows = [_record(number, device) for number, device in enumerate(devices)]
+    found = dedup.resolve(lambda: rows)
+    written = [found.sample(number, row)["device"] for number, row in enumerate(rows)]
+    assert written == [None, None, None, "Topcon", "Topcon", None]
+    assert found.counts["device_unknown"] == 3
+    assert found.counts["of device 'Topcon', a name that is written in clear"] == 2
+    assert not any("P1" in name for name in found.counts)
+
+
+def test_remarks_count_samples_not_their_copies() -> None:
+    copies = {"pixels_sha256": "ab" * 32, "patient": None, "eye": "unknown", "remarks": ["eye_conflict"]}
+    rows = [_record(number, "Topcon", **copies) for number in range(3)]
+    rows.append(_record(9, None, patient=None, eye="unknown"))
+    counts = dedup.resolve(lambda: rows).counts
+    assert (counts["no_patient"], counts["eye_unknown"], counts["eye_conflict"]) == (2, 2, 1)
+    assert counts["of device 'Topcon', a name that is written in clear"] == 1

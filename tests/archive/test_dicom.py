@@ -114,6 +114,20 @@ def test_facts_that_are_missing_are_left_out_and_the_eye_has_three_places() -> N
     assert read(dataset(ImageLaterality=None, AnatomicRegionSequence=[region])).facts["eye"] == "L"
 
 
+@pytest.mark.parametrize("value", ["YES", "Y", "TRUE", "UNKNOWN"])
+def test_anything_but_no_says_that_text_is_burned_in(value: str) -> None:
+    assert reason(dataset(BurnedInAnnotation=value)) == "burned_in"
+
+
+@pytest.mark.parametrize("value", ["NO", ""])
+def test_no_burned_in_text_is_taken(value: str) -> None:
+    assert read(dataset(BurnedInAnnotation=value)).modality == "fundus"
+
+
+def test_an_id_with_a_backslash_is_the_text_that_was_written() -> None:
+    assert read(dataset(PatientID="DOE\\JOHN")).facts["patient"] == "DOE\\JOHN"
+
+
 def test_f21_without_its_mark_a_file_is_no_dicom(tmp_path: Path) -> None:
     path = tmp_path / "a.dcm"
     path.write_bytes(file(dataset())[132:])

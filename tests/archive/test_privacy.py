@@ -87,7 +87,7 @@ def _dicom(path: Path, pixels: np.ndarray) -> None:
     data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     data.PatientName, data.PatientID, data.PatientBirthDate = f"{NAME}^JANE", RECORD, BIRTH
     data.StudyDate, data.ImageComments, data.InstitutionName = BIRTH, WORD, NAME
-    data.ManufacturerModelName, data.DeviceSerialNumber = f"{NAME}^1", RECORD
+    data.ManufacturerModelName, data.DeviceSerialNumber = f"{NAME} 1", RECORD
     data.Modality, data.ImageLaterality = "OP", "L"
     inner = Dataset()
     inner.RequestingPhysician, inner.PatientComments = NAME, WORD
@@ -175,6 +175,27 @@ def test_f100_a_user_error_repeats_no_word_of_table_or_archive(tmp_path: Path) -
         assert _found(done.stderr) == []
         assert b"Traceback" not in done.stderr
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["table", "pattern"])
+def test_f99_a_device_that_names_patients_is_refused_before_anything_is_written(
+    tmp_path: Path, source: str
+) -> None:
+    """Words that pass as a device's name: only who was photographed with them tells."""
+    archive = tmp_path / "names"
+    people = (f"{NAME} Jane", "Anna Smith", "John Doe")
+    for number, person in enumerate(people):
+        save(archive / f"{person}_OD.png", number)
+    rows = [[f"{person}_OD.png", number, person] for number, person in enumerate(people)]
+    header = ["file", "patient", "device"]
+    if source == "pattern":
+        header[2] = "notes"
+    table = write_table(tmp_path / "t.csv", header, rows)
+    done = _run(tmp_path, archive, table, *(("--pattern", "{device}_{eye}") if source == "pattern" else ()))
+    assert done.returncode == 2, done.stderr.decode()
+    assert b"look like patients" in done.stderr
+    assert _found(done.stderr) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_search_finds_what_it_looks_for() -> None:

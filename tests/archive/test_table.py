@@ -66,7 +66,20 @@ def test_the_users_word_comes_first_and_mistakes_are_explained(tmp_path: Path) -
         _read(tmp_path, ["number", "patient"], [1, 2])
 
 
-def test_a_table_without_header_is_not_quoted(tmp_path: Path) -> None:
+def test_f100_a_table_without_header_is_not_quoted(tmp_path: Path) -> None:
+    """No message repeats a cell; a column that may be one is called by its place."""
+    header = ["DOE JOHN", "Anna Smith", "photo 1 Roe.jpg", "Image Name"]
+    row = ["ROE JANE", "x", "y", "z"]
+    with pytest.raises(InputError, match="column 1, column 2, column 3, Image Name") as error:
+        _read(tmp_path, header, row, columns={"file": "DOE JOHM"})
+    assert "did you mean" not in str(error.value)
+    with pytest.raises(InputError, match="its columns are: column 1, column 2, column 3") as error:
+        _read(tmp_path, header[:3], row[:3])
+    assert "DOE" not in str(error.value)
+    assert "not used: column 1, column 2, column 3" in table.describe(_read(tmp_path, header, row))
+
+
+def test_a_strange_header_is_not_quoted(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         _read(tmp_path, ["DOE^JOHN", "4711.jpg"], ["ROE^JANE", "4712.jpg"])
     assert "DOE" not in str(error.value)
@@ -102,13 +115,26 @@ def test_a_patient(word: str) -> None:
 
 @pytest.mark.parametrize(
     ("word", "number"),
-    [("3", 3), ("V2", 2), ("visit 10", 10), ("2021-03-04", 20210304), ("20210304", 20210304), ("2.0", 2)],
+    [
+        ("3", 3),
+        ("V2", 2),
+        ("visit 10", 10),
+        ("2021-03-04", 20210304),
+        ("20210304", 20210304),
+        ("2.0", 2),
+        ("2020-1-5", 20200105),
+        ("2020/01/05 10:30", 20200105),
+        ("baseline 0", 0),
+        ("007", 7),
+    ],
 )
 def test_visits_are_numbers_to_order_by(word: str, number: int) -> None:
     assert attributes.visit(word) == number
 
 
-@pytest.mark.parametrize("word", ["", "baseline", "03/04/2021", "1.5"])
+@pytest.mark.parametrize(
+    "word", ["", "baseline", "03/04/2021", "1.5", "Jan 31", "Feb 1", "-1", "Apr2019", "2020-13-01"]
+)
 def test_ambiguous_visits_are_none(word: str) -> None:
     assert attributes.visit(word) is None
 
@@ -177,15 +203,87 @@ def test_two_rows_of_one_file_must_agree() -> None:
         both(Attributes(patient="1"), Attributes(patient="2"))
 
 
+def _named(text: str, *paths: str) -> list[Attributes | None]:
+    stated, _ = matching.from_pattern([Found(path, 1) for path in paths], text)
+    return [stated.get(number) for number in range(len(paths))]
+
+
 def test_pattern_reads_the_bare_name() -> None:
-    read = pattern.compile_pattern("{patient}_{eye}")
-    assert pattern.read_name(read, "x/A_12_OD.jpg") == Attributes(patient="A_12", eye="right")
-    assert pattern.read_name(read, "A_12_OU.jpg") == Attributes(patient="A_12", eye="unknown")
-    assert pattern.read_name(read, "A12.jpg") is None
-    read = pattern.compile_pattern("{patient}_{_}")
-    assert pattern.read_name(read, "100_9_a.png") == Attributes(patient="100")
-    read = pattern.compile_pattern("{patient}_{visit}_{eye}")
-    assert pattern.read_name(read, "7_3_L.png") == Attributes(patient="7", visit=3, eye="left")
+    read = _named("{patient}_{eye}", "x/A_12_OD.jpg", "A_12_OU.jpg", "A12.jpg")
+    assert read == [Attributes(patient="A_12", eye="right"), Attributes(patient="A_12", eye="unknown"), None]
+    assert _named("{patient}_{_}", "100_9_a.png") == [Attributes(patient="100")]
+    assert _named("{patient}_{visit}_{eye}", "7_3_L.png") == [Attributes(patient="7", visit=3, eye="left")]
+
+
+def test_f33_a_split_of_a_file_name_that_is_none_is_refused() -> None:
+    """Else a photograph that its name declares a test photograph passes `split != test`."""
+    with pytest.raises(InputError, match=r"\{split\} of --pattern looks like free text: 1 of 2"):
+        _named("{split}_{_}", "tst_1.jpg", "train_2.jpg")
+    assert _named("{split}_{_}", "test_1.jpg") == [Attributes(split="test")]
+
+
+def test_what_a_pattern_does_not_understand_is_counted() -> None:
+    found = [Found(path, 1) for path in ("R_3_oct_1.jpg", "X_3b_cat_2.jpg", "L_4_fundus_3.jpg", "odd.jpg")]
+    _, counts = matching.from_pattern(found, "{eye}_{visit}_{modality}_{_}")
+    assert counts == {"unknown_eye": 1, "unknown_visit": 1, "unknown_modality": 1, "names_unlike_pattern": 1}
+
+
+@pytest.mark.parametrize("path", ["DOE JOHN 19500102_1.jpg", "DOE^JOHN_1.jpg"])
+def test_f99_free_text_for_a_device_in_a_file_name_is_refused(path: str) -> None:
+    with pytest.raises(InputError, match="looks like free text") as error:
+        _named("{device}_{_}", path)
+    assert "DOE" not in str(error.value)
+
+
+def _merged(*devices: tuple[str, str | None], named: bool = False) -> dict[int, Attributes]:
+    stated = {
+        number: Attributes(device=device, patient=patient) for number, (device, patient) in enumerate(devices)
+    }
+    return matching.merged({} if named else stated, stated if named else {})[0]
+
+
+PEOPLE = (
+    (("Anna Smith", "1"), ("Anna Smith", "1"), ("John Doe", "2")),
+    (("Anna Smith", None), ("John Doe", None)),
+    (("Anna Smith", "1"),),
+    (("P1", "1"), ("P2", "2"), ("P3", "3"), ("P3", "3")),
+    (*[("Pocketview", str(number)) for number in range(99)], ("A S", "a"), ("J D", "b"), ("R D", "c")),
+    (*[("Topcon", str(number)) for number in range(99)], ("Anna Smith", "a")),
+)
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["table", "pattern"])
+@pytest.mark.parametrize("devices", PEOPLE)
+def test_f99_devices_that_are_people_are_refused(
+    devices: tuple[tuple[str, str | None], ...], named: bool
+) -> None:
+    with pytest.raises(InputError, match="look like patients") as error:
+        _merged(*devices, named=named)
+    assert not any(word in str(error.value) for word in ("Smith", "Doe", "P1", "Pocket"))
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [
+        (("Topcon TRC-50", "1"), ("Canon CR-2", "2"), ("camera 3", None)),
+        (("Halo NM-45", "1"), ("Halo NM-45", "2"), ("Pocketview", "3"), ("Pocketview", "4")),
+        (("Halo", "1"), ("Halo", "2"), ("Halo", "3"), ("Pocketview", "3")),
+        (("A", "1"), ("B", "2")),
+    ],
+)
+def test_devices_that_are_devices_pass(devices: tuple[tuple[str, str | None], ...]) -> None:
+    assert len(_merged(*devices)) == len(devices)
+
+
+def test_a_side_file_is_no_second_photograph() -> None:
+    paths = ["i0.bmp", "i0.xml", "i1.txt", "i1.jpg", "odd"]
+    assert _fits(paths, "i0", "i1", "odd") == {"i0": "i0.bmp", "i1": "i1.jpg", "odd": "odd"}
+    assert _fits(paths, "i0.png") == {"i0.png": "i0.bmp"}
+
+
+def test_rows_that_fit_several_files_are_called_so() -> None:
+    with pytest.raises(InputError, match="2 rows fit several files"):
+        _fits(["a/1.jpg", "b/1.jpg"], "1.jpg", "1")
 
 
 @pytest.mark.parametrize("wrong", ["{pateint}_{eye}", "plain", "{eye}_{eye}", "{_}"])

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import factory
+import numpy as np
 import pytest
+from PIL import Image
 
 from ssl_retina import cli
 
@@ -80,3 +82,20 @@ def test_mistakes_are_one_sentence_and_exit_code_2(tmp_path: Path, shard: Shard)
         assert notes.startswith("ssl-retina: ")
         assert notes.count("\n") == 1, notes
         assert not (tmp_path / "out").exists()
+
+
+def test_letters_and_photographs_without_a_rim_are_told(tmp_path: Path, shard: Shard) -> None:
+    source = _source(tmp_path)
+    rows, columns = np.mgrid[:200, :240]
+    page = np.where(rows % 24 < 8, 20, 250)
+    for name, channels in (
+        ("letter", (page, page, page)),
+        ("full", (150 + rows // 8, 70 + columns // 8, rows)),
+    ):
+        Image.fromarray(np.stack(channels, axis=2).astype(np.uint8)).save(source / f"{name}.png")
+    code, _, notes = shard(source, "--out", tmp_path / "out", "--processes", 1)
+    assert code == 0, notes
+    assert "rejected 1: not_retinal (no fundus photograph and no OCT" in notes
+    assert "1 photographs without a found field of view: nothing of them was made black" in notes
+    code, _, notes = shard(source, "--out", tmp_path / "kept", "--processes", 1, "--keep-other")
+    assert (code, "not_retinal" in notes) == (0, False)

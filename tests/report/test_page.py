@@ -175,7 +175,9 @@ def test_values_are_escaped_also_in_figures():
     """F99's cousin: a weights' name or a title is text, never markup, and no mathematics either."""
     text = page.render(full(title=HOSTILE, weights=HOSTILE))
     assert "<script" not in text
-    assert "alert(" in text
+    assert text.count("alert(") > 2
+    forest = text[text.index("<svg", text.index('id="probe"')) :].partition("</svg>")[0]
+    assert "$x$" in re.sub(r"<!--.*?-->", "", forest, flags=re.DOTALL)
     assert outline(text).tags.isdisjoint({"script"})
 
 

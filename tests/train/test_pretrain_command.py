@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from ssl_retina import launch
 from ssl_retina.cli import app
-from ssl_retina.errors import ConfigError, InputError, ShardError
+from ssl_retina.errors import CheckpointError, ConfigError, InputError, ShardError
+from ssl_retina.train import checkpoint
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "pretrain" / "debug_mae.yaml")
 
@@ -90,8 +91,37 @@ def test_several_processes_are_started_with_the_same_words(
 ) -> None:
     started: list[tuple[list[str], int]] = []
     monkeypatch.setattr(launch, "run_ranks", lambda command, count: started.append((command, count)))
-    ask("pretrain", *typed(shards, "--processes", "3", "--extend"))
+    ask("pretrain", *typed(shards, "--processes", "2", "--extend"))
     ((command, count),) = started
-    assert count == 3
+    assert count == 2
     assert command[1:5] == ["-m", "ssl_retina", "pretrain", "--extend"]
     assert command[command.index("--") + 1 :] == [CONFIG, *tiny.overrides(shards, shards.parent / "run")]
+
+
+def test_a_batch_that_no_ranks_share_evenly_is_refused_before_they_start(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "run_ranks", lambda *_: pytest.fail("ranks were started"))
+    with pytest.raises(InputError, match="must be a multiple of processes x train.accumulate"):
+        ask("pretrain", *typed(shards, "--processes", "3"))
+
+
+def test_another_recipe_needs_change_and_leaves_a_record(shards: Path) -> None:
+    ask("pretrain", *typed(shards, "train.steps=4", "--json"))
+    with pytest.raises(CheckpointError, match="--change continues with the new optim.weight_decay"):
+        ask("pretrain", *typed(shards, "train.steps=4", "optim.weight_decay=0.5"))
+    with pytest.raises(CheckpointError, match="seed: 3 -> 1"):
+        ask("pretrain", *typed(shards, "train.steps=4", "seed=1", "--change"))
+    longer = ("train.steps=6", "optim.weight_decay=0.5", "--change", "--extend", "--json")
+    assert json.loads(ask("pretrain", *typed(shards, *longer)))["steps"] == 6
+    facts = checkpoint.load_facts(checkpoint.newest(shards.parent / "run"))
+    assert facts["changes"] == ["step 4: optim.weight_decay: 0.05 -> 0.5", "step 4: train.steps: 4 -> 6"]
+
+
+def test_a_folder_of_other_things_never_becomes_a_run(shards: Path) -> None:
+    other = shards.parent / "photographs"
+    other.mkdir()
+    (other / "a.jpg").touch()
+    with pytest.raises(InputError, match="holds other things than a run"):
+        ask("pretrain", *typed(shards, f"out={other}"))
+    assert [path.name for path in other.iterdir()] == ["a.jpg"]

@@ -15,6 +15,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import config, encaps, pixels
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
 
 from ssl_retina.archive.picture import Picture, Pixels, check_size
 from ssl_retina.archive.readers import images
@@ -98,7 +99,7 @@ def _modality(dataset: pydicom.Dataset) -> str:
 
 def _geometry(dataset: pydicom.Dataset) -> _Geometry:
     """The header's numbers, checked by arithmetic alone."""
-    if str(dataset.get("BurnedInAnnotation", "NO")).strip().upper() == "YES":
+    if _raw(dataset, "BurnedInAnnotation").upper() not in ("", "NO"):
         raise Rejected("burned_in")
     rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
     if _integer(dataset, "NumberOfFrames", 1) != 1:
@@ -120,6 +121,13 @@ def _geometry(dataset: pydicom.Dataset) -> _Geometry:
     if high_bit != geometry.bits_stored - 1 or geometry.samples not in (1, 3):
         raise Rejected("bad_geometry", f"high bit {high_bit}, samples {geometry.samples}")
     return geometry
+
+
+def _raw(dataset: pydicom.Dataset, name: str) -> str:
+    """An attribute as the file writes it: several values stay one text with the backslashes between them."""
+    value = dataset.get(name)
+    parts = value if isinstance(value, MultiValue) else [value]
+    return "\\".join("" if part is None else str(part) for part in parts).strip()
 
 
 def _integer(dataset: pydicom.Dataset, name: str, default: int | None = None) -> int:
@@ -229,18 +237,18 @@ def _facts(dataset: pydicom.Dataset) -> dict[str, str]:
     """Raw allow-listed values: patient, eye, device, visit (a date: only its order may leave memory)."""
     date = str(dataset.get("StudyDate", "") or dataset.get("AcquisitionDateTime", ""))[:8]
     found = {
-        "patient": str(dataset.get("PatientID", "")),
+        "patient": _raw(dataset, "PatientID"),
         "eye": _eye(dataset),
-        "device": str(dataset.get("ManufacturerModelName", "")),
+        "device": _raw(dataset, "ManufacturerModelName"),
         "visit": date if re.fullmatch(r"\d{8}", date) else "",
     }
-    return {name: value.strip() for name, value in found.items() if value.strip()}
+    return {name: value for name, value in found.items() if value}
 
 
 def _eye(dataset: pydicom.Dataset) -> str:
     """ImageLaterality, else Laterality, else FrameLaterality of the anatomic region."""
     for name in ("ImageLaterality", "Laterality"):
-        if value := str(dataset.get(name, "") or "").strip():
+        if value := _raw(dataset, name):
             return value
     regions = dataset.get("AnatomicRegionSequence") or [pydicom.Dataset()]
-    return str(regions[0].get("FrameLaterality", "") or "")
+    return _raw(regions[0], "FrameLaterality")
