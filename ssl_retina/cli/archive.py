@@ -36,7 +36,7 @@ REMARKS = {
     "files_without_table_row": "files without a row in the table",
     "names_unlike_pattern": "file names that do not follow the pattern",
     "no_field_of_view": "photographs without a found field of view: nothing of them was made black",
-    "device_unknown": "photographs whose device was dropped: no known maker's word, or it looks like a person",
+    "device_unknown": "photographs whose device was dropped: no maker's word, or it looks like a person",
     "devices_dropped": "more than 64 different devices: that is free text, none was written",
 }
 
