@@ -155,6 +155,8 @@ def _summary(totals: "Totals", out: Path) -> None:
     console.note(f"{shown}; {totals.patients:,} patients; shards: {totals.shards:,} in {out}")
     for reason, count in sorted(totals.reasons.items(), key=lambda pair: (-pair[1], pair[0])):
         console.note(f"  rejected {count:,}: {reason}{HINTS.get(reason, '')}")
+    if 2 * counts["rejected"] > counts["scanned"]:
+        console.note("WARNING: more than half of the files were rejected: is this the right folder?")
     for remark, count in sorted(totals.remarks.items()):
         console.note(f"  {count:,} {REMARKS.get(remark, remark)}")
     if not totals.patients:

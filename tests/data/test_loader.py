@@ -323,7 +323,8 @@ if __name__ == "__main__":
         signal.signal(number, lambda number, frame: got.append(number))
     data = config.Data(shards=(Path(sys.argv[1]),), batch_size=4, workers=2, held_out=0.0)
     stream = open_source(data, ViewSpec("mae", 1, 24), seed=1).batches(0, rank=0, world=1, micro_batch=4)
-    next(stream)
+    for _ in range(2):
+        next(stream)  # one of each worker: both are up
     children = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
