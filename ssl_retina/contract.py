@@ -5,23 +5,32 @@ where the run stands (`Clock`), the method answers with its loss (`Output`).
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+Pool = Literal["avg", "token"]
+"""How tokens become one vector, in timm's words: the mean over the patches, or the class token."""
+
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """Which views of a photograph a method wants; `recipe` names how they are drawn (`data/views.py`)."""
+    """Which views of a photograph a method wants; `recipe` names how they are drawn (`data/views.py`).
+
+    crop_scale: smallest and largest share of the area in a global crop, in place of the recipe's.
+    colour: factor on the recipe's colour ranges; 0 leaves the colours as they are.
+    """
 
     recipe: str
     global_views: int
     global_size: int
     local_views: int = 0
     local_size: int = 0
+    crop_scale: tuple[float, float] | None = None
+    colour: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class Encoder(Protocol):
     """What a method may ask of the encoder (`models/encoder.py`).
 
     `checkpointing`: blocks are recomputed in the backward pass; a method's own blocks follow it.
+    `pooling`: how the export, in plain timm, will give one vector of an image.
     """
 
     width: int
@@ -85,14 +95,38 @@ class Encoder(Protocol):
     grid: int
     prefix_tokens: int
     checkpointing: bool
+    pooling: Pool
 
     def __call__(self, images: Tensor, clock: Clock, position: Tensor, keep: Tensor | None = None) -> Tensor:
         """Tokens (batch, prefix + kept, width) of images (batch, 3, H, W); `keep` (batch, kept) int64."""
         ...
 
+    def pool(self, tokens: Tensor) -> Tensor:
+        """One vector (batch, width) of the tokens that a call gave: what the export gives of the image."""
+        ...
 
-MakeEncoder = Callable[[], Encoder]
-Weights = Callable[[nn.Parameter], Tensor]
+
+class MakeEncoder(Protocol):
+    """Builds the config's encoder with fresh weights; the method says how its product pools."""
+
+    def __call__(self, *, pool: Pool = "avg") -> Encoder:
+        """A new encoder."""
+        ...
+
+
+class Weights(Protocol):
+    """The engine's fp32 master weights, whatever the ZeRO stage; all ranks must ask together."""
+
+    def __call__(self, parameter: nn.Parameter) -> Tensor:
+        """The full master of one parameter."""
+        ...
+
+    def follow(self, teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+        """Teacher <- momentum * teacher + (1 - momentum) * master, for each of its parameters, in fp32.
+
+        Parameters are matched by name; buffers are left to the teacher's own forward passes.
+        """
+        ...
 
 
 class Method(Protocol):

@@ -16,17 +16,10 @@ from torch import Tensor, nn
 
 from ssl_retina import config
 from ssl_retina.config_text import did_you_mean
-from ssl_retina.contract import Clock
+from ssl_retina.contract import Clock, Pool
 from ssl_retina.errors import ConfigError
 from ssl_retina.models import blocks
 from ssl_retina.models.blocks import DropPath
-
-POOLING = {"global_pool": "avg", "fc_norm": False}
-"""How an exported ViT gives one vector: the mean of the normalised patch tokens.
-
-MAE trains no class token, so its value is an accident; the mean over patches is what MAE fine-tunes with.
-`fc_norm` False keeps timm's `norm` before the mean, where it stood while training.
-"""
 
 
 class Encoder(nn.Module):
@@ -43,6 +36,7 @@ class Encoder(nn.Module):
         self.grid: int = vit.patch_embed.grid_size[0]
         self.prefix_tokens: int = vit.num_prefix_tokens
         self.checkpointing = checkpointing
+        self.pooling: Pool = vit.global_pool
         self.drop_rates = tuple(torch.linspace(0, drop_path, self.depth, device="cpu").tolist())
         for block, rate in zip(vit.blocks, self.drop_rates, strict=True):
             if rate > 0:
@@ -64,6 +58,12 @@ class Encoder(nn.Module):
             tokens = blocks.run(block, tokens, scales[number], recompute=self.checkpointing)
         normalised: Tensor = vit.norm(tokens)
         return normalised
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """(batch, width) of (batch, prefix + kept, width): the mean over patches, or the class token."""
+        if self.pooling == "token":
+            return tokens[:, 0]
+        return tokens[:, self.prefix_tokens :].mean(dim=1)
 
     def features(self, images: Tensor) -> Tensor:
         """(batch, width) of (batch, 3, H, W): exactly what the exported model gives in plain timm."""
@@ -90,7 +90,7 @@ class Encoder(nn.Module):
         ]
 
 
-def build(model: config.Model, *, checkpointing: bool) -> Encoder:
+def build(model: config.Model, *, checkpointing: bool, pool: Pool = "avg") -> Encoder:
     """The encoder that a config describes, with fresh weights drawn from torch's generator.
 
     Linear layers start as in the MAE paper (Xavier uniform, timm's `jax` mode). The position embedding
@@ -102,7 +102,9 @@ def build(model: config.Model, *, checkpointing: bool) -> Encoder:
 
     Raises ConfigError for a name that timm does not know as a plain ViT.
     """
-    vit = create(model.name, weight_init="jax", **model_args(model))
+    vit = create(model.name, weight_init="jax", **model_args(model, pool))
+    if pool == "token" and vit.cls_token is None:
+        raise ConfigError("config", [f"model.name: {model.name} has no class token to train; pool by avg"])
     vit.requires_grad_(True)
     if vit.pos_embed is None:
         raise ConfigError("config", [f"model.name: {model.name} has no position embedding to mask by"])
@@ -112,10 +114,20 @@ def build(model: config.Model, *, checkpointing: bool) -> Encoder:
     return Encoder(vit, drop_path=model.drop_path, checkpointing=checkpointing)
 
 
-def model_args(model: config.Model) -> dict[str, Any]:
-    """What timm needs beside the name to build the same ViT again; goes into the export's config.json."""
+def model_args(model: config.Model, pool: Pool = "avg") -> dict[str, Any]:
+    """What timm needs beside the name to build the same ViT again; goes into the export's config.json.
+
+    `pool`: MAE trains no class token, so its value is an accident; the mean over patches is what MAE
+    fine-tunes with. `fc_norm` False keeps timm's `norm` before the mean, where it stood while training.
+    """
     depth = {} if model.depth is None else {"depth": model.depth}
-    return {"img_size": model.image_size, "patch_size": model.patch, **depth, **POOLING}
+    return {
+        "img_size": model.image_size,
+        "patch_size": model.patch,
+        **depth,
+        "global_pool": pool,
+        "fc_norm": False,
+    }
 
 
 def create(name: str, **arguments: Any) -> Any:

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def _method(trained: Trained) -> Any:
     """The method with every weight of it in place, for evaluation."""
     run = trained.run
     method = methods.load(run.method_name).Method(
-        run.method, lambda: encoder.build(run.model, checkpointing=False)
+        run.method, partial(encoder.build, run.model, checkpointing=False)
     )
     weights.load_into(method, trained.tensors, "the checkpoint")
     return method.eval().requires_grad_(False)
@@ -117,7 +118,7 @@ def _tensors(product: Encoder) -> dict[str, Tensor]:
 
 def _timm_config(run: config.Run, product: Encoder) -> dict[str, Any]:
     """What `timm.create_model("local-dir:...")` reads."""
-    arguments = encoder.model_args(run.model)
+    arguments = encoder.model_args(run.model, product.pooling)
     size = run.model.image_size
     return {
         "architecture": run.model.name,

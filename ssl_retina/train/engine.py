@@ -77,6 +77,23 @@ class State:
     steps: int
 
 
+class MasterWeights:
+    """`contract.Weights`: full fp32 masters, and the teacher's step after the student's."""
+
+    def __call__(self, parameter: nn.Parameter) -> Tensor:
+        """The full fp32 master of a parameter; all ranks must ask together."""
+        full: Tensor | None = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
+        return parameter.detach() if full is None else full
+
+    def follow(self, teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+        """Teacher <- momentum * teacher + (1 - momentum) * master, parameter by parameter in fp32."""
+        masters = dict(student.named_parameters())
+        with torch.no_grad():
+            for name, parameter in teacher.named_parameters():
+                assert parameter.dtype == torch.float32, (name, parameter.dtype)
+                parameter.lerp_(self(masters[name]), 1 - momentum)
+
+
 class Engine:
     """DeepSpeed ZeRO 1 or 2 around a method: fp32 master weights, bf16 only by autocast."""
 
@@ -84,6 +101,7 @@ class Engine:
         self, method: nn.Module, optimizer: torch.optim.AdamW, *, run: Run, micro_batch: int
     ) -> None:
         self.method = method
+        self.weights = MasterWeights()
         self._names = {
             name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad
         }
@@ -136,18 +154,13 @@ class Engine:
             yield self.method
         self._engine.train()
 
-    def weight(self, parameter: nn.Parameter) -> Tensor:
-        """The full fp32 master of a parameter, whatever the ZeRO stage; all ranks must ask together."""
-        full: Tensor | None = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
-        return parameter.detach() if full is None else full
-
     def state(self) -> State:
         """Gather the state on the first rank; all ranks must call."""
         first = dist.is_first()
         weights = {} if not first else {k: _kept(v) for k, v in self.method.state_dict().items()}
         moments: dict[str, Tensor] = {}
         for name, parameter in self._names.items():
-            full = self.weight(parameter)
+            full = self.weights(parameter)
             if first:
                 weights[name] = _kept(full)
             for moment in MOMENTS:

@@ -129,7 +129,7 @@ def _halves(groups: Integers, classes: Integers) -> Integers:
 
 
 def _features(engine: Engine, source: Source, rows: Integers, *, batch: int) -> NDArray[np.float64]:
-    """(rows, width): the mean of the patch tokens of whole images, as an export gives them."""
+    """(rows, width) of whole images, pooled as an export gives them."""
     parts = []
     clock = Clock(0, 1, 0)
     with engine.evaluation() as method:
@@ -137,5 +137,5 @@ def _features(engine: Engine, source: Source, rows: Integers, *, batch: int) -> 
         for raw in source.whole(rows, batch=batch):
             ready = finish(raw, device=dist.device())
             tokens = encoder(ready.global_views[0], clock, ready.position)
-            parts.append(tokens[:, encoder.prefix_tokens :].float().mean(dim=1).cpu())
+            parts.append(encoder.pool(tokens.float()).cpu())
     return torch.cat(parts).double().numpy()

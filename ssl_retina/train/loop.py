@@ -91,7 +91,7 @@ def _step(session: Session, batches: Iterator[Batch], clock: Clock) -> Outcome:
         losses.append(output.loss.detach())
         applied = engine.step(rate)
     if applied:
-        session.method.after_step(clock, engine.weight)
+        session.method.after_step(clock, engine.weights)
     return Outcome(torch.stack(losses).mean(), output, rate, applied)
 
 

@@ -9,6 +9,7 @@ import json
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -143,9 +144,8 @@ def build_method(run: Run) -> tuple[nn.Module, ViewSpec]:
     """The method with fresh weights, the same on every rank, and the views that it wants."""
     module = methods.load(run.method_name)
     torch.manual_seed(run.seed)
-    method = module.Method(
-        run.method, lambda: encoder.build(run.model, checkpointing=run.train.activation_checkpointing)
-    )
+    make = partial(encoder.build, run.model, checkpointing=run.train.activation_checkpointing)
+    method = module.Method(run.method, make)
     return cast(nn.Module, method), cast(ViewSpec, module.views(run.method, run.model.image_size))
 
 

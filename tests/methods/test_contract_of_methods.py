@@ -1,6 +1,7 @@
 """What every file in `methods/` must keep; a new file is tested without a line here."""
 
 import dataclasses
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +20,19 @@ MODEL = config.Model(name="vit_tiny_patch16_224", image_size=32, patch_size=8, d
 pytestmark = pytest.mark.parametrize("name", methods.available())
 
 
+class PlainWeights:
+    """`contract.Weights` without an engine: the module's own fp32 parameters are the masters."""
+
+    def __call__(self, parameter: nn.Parameter) -> Tensor:
+        return parameter.detach().float()
+
+    def follow(self, teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+        masters = dict(student.named_parameters())
+        with torch.no_grad():
+            for name, parameter in teacher.named_parameters():
+                parameter.lerp_(self(masters[name]), 1 - momentum)
+
+
 def _file(name: str) -> ModuleType:
     return methods.load(name)
 
@@ -29,7 +43,7 @@ def _config(name: str) -> Any:
 
 def _method(name: str) -> Any:
     torch.manual_seed(0)
-    return _file(name).Method(_config(name), lambda: encoder.build(MODEL, checkpointing=False))
+    return _file(name).Method(_config(name), partial(encoder.build, MODEL, checkpointing=False))
 
 
 def _views(count: int, batch: Tensor, size: int, purpose: str) -> Tensor:
@@ -137,7 +151,7 @@ def test_samples_are_permuted_freely(name: str) -> None:
 
 def test_after_step_and_export(name: str) -> None:
     method = _method(name).train()
-    method.after_step(CLOCK, lambda parameter: parameter.detach().float())
+    method.after_step(CLOCK, PlainWeights())
     product = method.exported()
     assert isinstance(product, Encoder), "release/export.py takes `.vit` of it"
     assert product in set(method.modules())
@@ -154,7 +168,7 @@ def test_a_few_steps_lower_the_loss(name: str) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        method.after_step(clock, lambda parameter: parameter.detach().float())
+        method.after_step(clock, PlainWeights())
         losses.append(loss.item())
     assert losses[-1] < losses[0]
 
@@ -166,7 +180,7 @@ def test_state_dict_is_all_there_is(name: str) -> None:
         for parameter in method.parameters():
             parameter.add_(0.01)
     torch.manual_seed(99)
-    other = _file(name).Method(_config(name), lambda: encoder.build(MODEL, checkpointing=False)).train()
+    other = _file(name).Method(_config(name), partial(encoder.build, MODEL, checkpointing=False)).train()
     assert isinstance(other, nn.Module)
     other.load_state_dict(method.state_dict(), strict=True)
     assert torch.equal(method(batch, CLOCK).loss, other(batch, CLOCK).loss)

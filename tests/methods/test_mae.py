@@ -1,6 +1,7 @@
 """MAE against loops written from the paper, law 3 for the method itself, and a recorded curve."""
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ def _method(*, checkpointing: bool = False, drop_path: float = 0.3, **changes: A
     small = {"name": "mae", "decoder_width": 32, "decoder_depth": 2, "decoder_heads": 4}
     torch.manual_seed(0)
     settings = mae.Config.model_validate({**small, **changes})
-    return mae.Method(settings, lambda: encoder.build(model, checkpointing=checkpointing))
+    return mae.Method(settings, partial(encoder.build, model, checkpointing=checkpointing))
 
 
 def _batch(start: int, size: int) -> Batch:
@@ -335,7 +336,7 @@ def test_shipped_recipes_have_the_papers_sizes(name: str, encoder_size: float, w
     assert run.schedule.warmup_steps == pytest.approx(run.train.steps / 20, rel=1e-3)
     assert (run.optim.betas, run.optim.weight_decay, run.optim.clip_norm) == ((0.9, 0.95), 0.05, None)
     with torch.device("meta"):
-        method = mae.Method(run.method, lambda: encoder.build(run.model, checkpointing=False))
+        method = mae.Method(run.method, partial(encoder.build, run.model, checkpointing=False))
     count = sum(parameter.numel() for parameter in method.encoder.vit.parameters())
     assert count == pytest.approx(encoder_size, rel=2e-3)
     assert sum(parameter.numel() for parameter in method.parameters()) == pytest.approx(whole, rel=2e-3)

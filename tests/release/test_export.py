@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def _run(folder: Path, out: Path) -> config.Run:
 def _shaken(run: config.Run) -> torch.nn.Module:
     """The method with weights that no initialisation gives."""
     torch.manual_seed(0)
-    method = methods.load("mae").Method(run.method, lambda: encoder.build(run.model, checkpointing=False))
+    method = methods.load("mae").Method(run.method, partial(encoder.build, run.model, checkpointing=False))
     with torch.no_grad():
         for number, parameter in enumerate(method.parameters()):
             noise = uniform(number, "shake", torch.arange(1), parameter.numel()).view_as(parameter)
