@@ -2,8 +2,8 @@
 
 In: a decoded image and numbers drawn for its position. Out: uint8 pixels, and the field of view in them.
 The crop is that of torchvision's RandomResizedCrop, resampled by PIL's antialiased bicubic filter in one
-call, as MAE and RETFound do. A turned crop is brought to the view's scale by the same filter first and
-turned there, at a few ten thousand pixels in place of the whole photograph's.
+call, as MAE and RETFound do. A turned crop is brought near the view's scale by the same filter first and
+turned there, at a few ten thousand pixels in place of the whole photograph's: a quarter of the cost.
 """
 
 import math
@@ -20,8 +20,15 @@ TURN = FLIP + 1
 DRAWS = TURN + 1
 """Numbers drawn for one view: area and shape of each try, the crop's place (2), the flip, the turn."""
 
-MARGIN = 3
-"""Pixels around a crop that is turned, at the view's scale: the support of the bicubic filter."""
+FINER = 1.5
+"""A crop is turned, bilinearly, at this many times the view's scale.
+
+Against turning at three times the stored size, 96 and 224 px: PSNR 52 and 53 dB, 0.97 and 0.95 of the energy
+of the Laplacian (bicubically at the view's own scale: 50 and 51 dB, 0.89 and 0.95, and slower).
+"""
+
+MARGIN = 2
+"""Pixels around a crop that is turned, at the scale where it is."""
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the stored image."""
@@ -121,29 +128,26 @@ def _turned(image: Image.Image, where: Pose, size: int) -> Image.Image:
     """Scaled first, then turned.
 
     The box's scale across and down belongs to the turned axes; along the image's own axes the same ellipse
-    of smoothing has these two, exact at every multiple of 90 degrees.
+    of smoothing has the two of `scale`, exact at every multiple of 90 degrees.
     """
     left, top, right, bottom = where.box
     cosine, sine = math.cos(where.angle), math.sin(where.angle)
     across, down = (right - left) / size, (bottom - top) / size
-    scale = (math.hypot(across * cosine, down * sine), math.hypot(across * sine, down * cosine))
-    corners = [_source(where, x, y) for x in (left, right) for y in (top, bottom)]
-    region = _region(corners, scale, image.size)
+    scale = (
+        math.hypot(across * cosine, down * sine) / FINER,
+        math.hypot(across * sine, down * cosine) / FINER,
+    )
+    region = _region(where, scale, image.size)
     if region is None:
         return Image.new("RGB", (size, size))
-    small_size = (
-        max(round((region[2] - region[0]) / scale[0]), 1),
-        max(round((region[3] - region[1]) / scale[1]), 1),
-    )
-    small = image.resize(small_size, Image.Resampling.BICUBIC, box=region)
+    wide, tall = region[2] - region[0], region[3] - region[1]
+    shape = max(round(wide / scale[0]), 1), max(round(tall / scale[1]), 1)
+    near = image.resize(shape, Image.Resampling.BICUBIC, box=region)
     start = _source(where, left, top)
-    to_small = [small_size[0] / (region[2] - region[0]), small_size[1] / (region[3] - region[1])]
-    rows = (
-        (across * cosine, down * sine, start[0] - region[0]),
-        (-across * sine, down * cosine, start[1] - region[1]),
-    )
-    data = [part * factor for row, factor in zip(rows, to_small, strict=True) for part in row]
-    return small.transform((size, size), Image.Transform.AFFINE, data, Image.Resampling.BICUBIC)
+    x = (across * cosine, down * sine, start[0] - region[0])
+    y = (-across * sine, down * cosine, start[1] - region[1])
+    data = [part * shape[0] / wide for part in x] + [part * shape[1] / tall for part in y]
+    return near.transform((size, size), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
 
 
 def _source(where: Pose, x: float, y: float) -> tuple[float, float]:
@@ -153,17 +157,17 @@ def _source(where: Pose, x: float, y: float) -> tuple[float, float]:
     return where.axis[0] + cosine * away_x + sine * away_y, where.axis[1] - sine * away_x + cosine * away_y
 
 
-def _region(
-    corners: Sequence[tuple[float, float]], scale: tuple[float, float], image: tuple[int, int]
-) -> tuple[int, int, int, int] | None:
-    """Whole pixels of the image that hold the corners and a margin; None where there are none."""
+def _region(where: Pose, scale: tuple[float, float], image: tuple[int, int]) -> Box | None:
+    """Whole pixels of the image that hold the turned box and a margin; None where there are none."""
+    left, top, right, bottom = where.box
+    corners = [_source(where, x, y) for x in (left, right) for y in (top, bottom)]
     bounds = []
     for axis in (0, 1):
         along = [corner[axis] for corner in corners]
         margin = MARGIN * max(scale[axis], 1.0)
-        bounds.append((max(math.floor(min(along) - margin), 0), math.ceil(max(along) + margin)))
+        low, high = math.floor(min(along) - margin), math.ceil(max(along) + margin)
+        bounds.append((max(low, 0), min(high, image[axis])))
     (left, right), (top, bottom) = bounds
-    right, bottom = min(right, image[0]), min(bottom, image[1])
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 

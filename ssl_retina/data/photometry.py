@@ -28,8 +28,9 @@ ORDERS = tuple(itertools.permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)))
 NEVER = 2.0
 UNCHANGED = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, NEVER)
 """The columns of a view that stays as it is."""
-BLACK = 8 / 255
-"""Below this level (of the brightest channel) a pixel fades back to black after the jitter."""
+BLACK, FIELD = 4 / 255, 12 / 255
+"""A pixel whose brightest channel is below BLACK (a JPEG's surround) is black after the jitter, one above
+FIELD is as the jitter made it; between them it fades."""
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 GREY_STEPS = 4096
@@ -128,10 +129,11 @@ def recolour(images: Tensor, changes: Tensor) -> Tensor:
 
 def _jittered(images: Tensor, changes: Tensor) -> Tensor:
     """The four changes, each sample's in its own order; what was black, such as the surround, stays black."""
-    inside = (images.amax(dim=1, keepdim=True) / BLACK).clamp_(max=1)
+    inside = images.amax(dim=1, keepdim=True).sub_(BLACK).div_(FIELD - BLACK).clamp_(0, 1)
+    field = (inside == 1).float()
     orders = torch.tensor([ORDERS[order] for order in changes[:, ORDER].int().tolist()])  # (batch, 4)
     for kinds in orders.unbind(dim=1):
-        images = _blended(images, changes, kinds)
+        images = _blended(images, changes, kinds, field=field)
         rows = (kinds == HUE).nonzero().flatten()
         if len(rows):
             there = rows.to(images.device)
@@ -139,8 +141,12 @@ def _jittered(images: Tensor, changes: Tensor) -> Tensor:
     return images.mul_(inside)
 
 
-def _blended(images: Tensor, changes: Tensor, kinds: Tensor) -> Tensor:
-    """Brightness, contrast or saturation of each sample, as `kinds` says: all three blend with some grey."""
+def _blended(images: Tensor, changes: Tensor, kinds: Tensor, *, field: Tensor) -> Tensor:
+    """Brightness, contrast or saturation of each sample, as `kinds` says: all three blend with some grey.
+
+    The grey of the contrast is the mean of the field: with the black surround in it, less contrast would
+    darken a photograph, and the more so the more of the surround a crop holds.
+    """
     factor = torch.ones(len(kinds))
     with_mean, with_own = torch.zeros(len(kinds)), torch.zeros(len(kinds))
     for kind, share in ((BRIGHTNESS, None), (CONTRAST, with_mean), (SATURATION, with_own)):
@@ -149,7 +155,7 @@ def _blended(images: Tensor, changes: Tensor, kinds: Tensor) -> Tensor:
         if share is not None:
             share[chosen] = 1 - changes[chosen, kind]
     grey = luminance(images)
-    other = mean_level(grey) * _column(with_mean, images) + grey * _column(with_own, images)
+    other = mean_level(grey, field) * _column(with_mean, images) + grey * _column(with_own, images)
     return (images * _column(factor, images)).add_(other).clamp_(0, 1)
 
 
@@ -177,15 +183,15 @@ def luminance(images: Tensor) -> Tensor:
     return (red * GREY_WEIGHTS[0]).add_(green * GREY_WEIGHTS[1]).add_(blue * GREY_WEIGHTS[2])
 
 
-def mean_level(grey: Tensor) -> Tensor:
-    """The mean (batch, 1, 1, 1) of levels (batch, 1, height, width), rounded to steps of 1 / GREY_STEPS.
+def mean_level(grey: Tensor, field: Tensor) -> Tensor:
+    """The mean level (batch, 1, 1, 1) where `field` is 1; both (batch, 1, height, width), 0 without any.
 
-    Sums of whole steps are exact in any order (a row of 4096 in float32, then float64), so that the mean
-    does not hang on how a device cuts the batch.
+    Levels are rounded to steps of 1 / GREY_STEPS: sums of whole steps are exact in any order (a row of 4096
+    in float32, then float64), so that the mean does not hang on how a device cuts the batch.
     """
-    rows = (grey * GREY_STEPS).round_().sum(dim=3).double()
-    pixels = GREY_STEPS * grey.shape[2] * grey.shape[3]
-    return (rows.sum(dim=2) / pixels).float().view(-1, 1, 1, 1)
+    steps = (grey * field).mul_(GREY_STEPS).round_().sum(dim=3).double().sum(dim=2)
+    pixels = field.sum(dim=3).double().sum(dim=2).clamp_(min=1)
+    return (steps / (GREY_STEPS * pixels)).float().view(-1, 1, 1, 1)
 
 
 def shift_hue(images: Tensor, turns: Tensor) -> Tensor:

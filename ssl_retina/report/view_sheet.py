@@ -29,7 +29,7 @@ VIEWS = 6
 """Views in a row: three epochs of a pair."""
 
 CELL = 192
-GAP, LINE, FONT = 6, 18, 13
+GAP, LINE, FONT, SMALL = 6, 18, 13, 11
 PAPER, INK, RIM = (255, 255, 255), (30, 30, 30), (90, 200, 255)
 CHUNK = 1 << 20
 
@@ -125,7 +125,7 @@ def _sheet(rows: Sequence[_Row], lines: Sequence[str], spec: ViewSpec) -> Image.
     top = GAP + LINE * len(lines) + GAP
     step_x, step_y = cell + GAP, LINE + cell + LINE + GAP
     sheet = Image.new("RGB", (GAP + columns * step_x, top + len(rows) * step_y), PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
+    pen, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(FONT), ImageFont.load_default(SMALL)
     for number, line in enumerate(lines):
         pen.text((GAP, GAP + number * LINE), line, INK, font)
     per_epoch = spec.global_views + spec.local_views
@@ -137,7 +137,7 @@ def _sheet(rows: Sequence[_Row], lines: Sequence[str], spec: ViewSpec) -> Image.
             x = GAP + (at + 1) * step_x
             pen.text((x, y), f"epoch {at // per_epoch}, view {at % per_epoch}", INK, font)
             sheet.paste(_picture(view, cell), (x, y + LINE))
-            pen.text((x, y + LINE + cell + 1), row.words[at], INK, font)
+            pen.text((x, y + LINE + cell + 1), row.words[at], INK, small)
     return sheet
 
 

@@ -113,6 +113,8 @@ def test_pixels_are_pils_antialiased_bicubic() -> None:
         flipped = bool(view.draws[number][geometry.FLIP] < 0.5)
         flips += flipped
         expected = np.asarray(cut)[:, ::-1] if flipped else np.asarray(cut)
+        exact = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC, box=box))
+        assert np.array_equal(out, (exact[:, ::-1] if flipped else exact).transpose(2, 0, 1))
         inner = np.s_[:, 3:-3, 3:-3]  # at the crop's edge resize(box=) sees the pixels beyond it
         assert np.abs(out[inner].astype(int) - expected.transpose(2, 0, 1)[inner]).max() <= 1
     assert 0 < flips < 20
@@ -138,14 +140,15 @@ def test_draws_hang_on_the_position_alone() -> None:
     assert not np.array_equal(together[0].draws, other[0].draws)
 
 
-def test_field_of_view_follows_crop_and_flip() -> None:
+@pytest.mark.parametrize("recipe", ["mae", "contrast"])
+def test_field_of_view_follows_crop_turn_and_flip(recipe: str) -> None:
     """The ellipse in the view covers the pixels of the disc in the view, as counted."""
     size = 128
     y, x = np.mgrid[:size, :size] + 0.5
     field = [70.0, 60.0, 40.0, 40.0]
     disc = (x - field[0]) ** 2 + (y - field[1]) ** 2 <= field[2] ** 2
     image = Image.fromarray(np.repeat((disc * 255).astype(np.uint8)[..., None], 3, axis=2))
-    (view,), _ = views.plan(ViewSpec("mae", 1, 64), 3, torch.arange(30))
+    (view,), _ = views.plan(ViewSpec(recipe, 1, 64), 3, torch.arange(30))
     rows, columns = np.mgrid[:64, :64] + 0.5
     for number in range(30):
         out, (centre_x, centre_y, radius_x, radius_y) = _drawn(view, number, image, field)
@@ -172,6 +175,25 @@ def test_unknown_recipes_are_refused() -> None:
         views.recipe(ViewSpec("maee", 1, 32))
     with pytest.raises(InputError, match="no local views"):
         views.recipe(ViewSpec("mae", 1, 32, local_views=2, local_size=16))
+    with pytest.raises(InputError, match="shows the whole image"):
+        views.recipe(ViewSpec("plain", 1, 32, crop_scale=(0.5, 1.0)))
+    for scale in ((0.0, 1.0), (0.5, 0.4), (0.5, 1.1)):
+        with pytest.raises(InputError, match="0 < low <= high <= 1"):
+            views.recipe(ViewSpec("mae", 1, 32, crop_scale=scale))
+    with pytest.raises(InputError, match="must be 0 or more"):
+        views.recipe(ViewSpec("contrast", 1, 32, colour=-0.1))
+
+
+@pytest.mark.parametrize("recipe", ["mae", "contrast", "mocov3"])
+def test_the_asked_crop_replaces_the_recipes(recipe: str) -> None:
+    """Areas fill the asked range, and shapes stay the recipe's."""
+    spec = ViewSpec(recipe, 2, 32, crop_scale=(0.5, 0.6))
+    for view in views.plan(spec, 7, torch.arange(400))[0]:
+        assert view.crop is not None
+        boxes = np.array([geometry.crop_box(row, 512, 512, crop=view.crop) for row in view.draws])
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 512**2
+        assert 0.497 < areas.min() < 0.503
+        assert 0.597 < areas.max() < 0.603
 
 
 def _saved(image: Image.Image, name: str) -> bytes:
