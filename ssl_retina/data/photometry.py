@@ -19,14 +19,14 @@ from torch.nn import functional
 DRAWS = 11
 """Jitter or not, its four strengths, their order, grayscale; blur or not, its sigma; solarise; one spare."""
 
-BRIGHTNESS, CONTRAST, SATURATION, HUE, ORDER, GREY, SIGMA, SOLARISE = range(8)
-COLUMNS = 8
+BRIGHTNESS, CONTRAST, SATURATION, HUE, ORDER, GREY, SIGMA, SOLARISE, SURROUND = range(9)
+COLUMNS = 9
 """One view's colours: three factors, hue in turns, which of ORDERS, 1 for grey, sigma in pixels (0: none),
-and the level from which pixels are inverted (NEVER: none)."""
+the level from which pixels are inverted (NEVER: none), and 1 where a black surround is to stay black."""
 
 ORDERS = tuple(itertools.permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)))
 NEVER = 2.0
-UNCHANGED = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, NEVER)
+UNCHANGED = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, NEVER, 1.0)
 """The columns of a view that stays as it is."""
 BLACK, FIELD = 4 / 255, 12 / 255
 """A pixel whose brightest channel is below BLACK (a JPEG's surround) is black after the jitter, one above
@@ -77,7 +77,7 @@ def drawn(colours: Colours, draws: Tensor, *, size: int, strength: float, scans:
     """(batch, COLUMNS) float32 of `draws` (batch, DRAWS); `strength` multiplies what changes colours.
 
     B-scans (`scans`, one a sample) change in brightness, contrast and sharpness only: they have no colour,
-    and inverted layers are another tissue.
+    and inverted layers are another tissue. Nor have they a surround: what is dark in them is noise.
     """
     numbers = draws.double().numpy()
     changes = np.tile(UNCHANGED, (len(numbers), 1))
@@ -93,8 +93,10 @@ def drawn(colours: Colours, draws: Tensor, *, size: int, strength: float, scans:
     if colours.solarise is not None:
         inverted = numbers[:, 9] < colours.solarise.probability * share
         changes[:, SOLARISE] = np.where(inverted, colours.solarise.threshold, NEVER)
+    scan = np.asarray(scans, dtype=bool)
     for column in (SATURATION, HUE, GREY, SOLARISE):
-        changes[np.asarray(scans, dtype=bool), column] = UNCHANGED[column]
+        changes[scan, column] = UNCHANGED[column]
+    changes[scan, SURROUND] = 0.0
     return torch.from_numpy(changes.astype(np.float32))
 
 
@@ -128,8 +130,9 @@ def recolour(images: Tensor, changes: Tensor) -> Tensor:
 
 
 def _jittered(images: Tensor, changes: Tensor) -> Tensor:
-    """The four changes, each sample's in its own order; what was black, such as the surround, stays black."""
-    inside = images.amax(dim=1, keepdim=True).sub_(BLACK).div_(FIELD - BLACK).clamp_(0, 1)
+    """The four changes, each sample's in its own order; the black surround of a photograph stays black."""
+    inside = images.amax(dim=1, keepdim=True).sub_(BLACK).div_(FIELD - BLACK)
+    inside = torch.maximum(inside.clamp_(0, 1), _column(1 - changes[:, SURROUND], images))
     field = (inside == 1).float()
     orders = torch.tensor([ORDERS[order] for order in changes[:, ORDER].int().tolist()])  # (batch, 4)
     for kinds in orders.unbind(dim=1):

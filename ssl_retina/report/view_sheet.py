@@ -59,23 +59,25 @@ def write(source: Source, path: Path, title: str) -> None:
 
 
 def _spread(source: Source) -> list[int]:
-    """Places in the stream's `rows`: ROWS patients, shared by the modalities, spread over the devices."""
-    places: dict[str, list[Integers]] = {}
+    """Places in the stream's `rows`: ROWS patients, shared by the modalities, spread over the devices.
+
+    Where a modality has fewer patients than its share, the others get the rest.
+    """
+    known: dict[str, list[int]] = {}
     for index, offset in zip(source.indexes, source.offsets, strict=True):
-        table = shards.read_positions(index)
-        own = np.flatnonzero((source.stream.rows >= offset) & (source.stream.rows < offset + len(table)))
-        records = table[source.stream.rows[own] - offset]
-        _, first = np.unique(records["group"], return_index=True)
-        by_device = first[np.lexsort((first, records["device"][first]))]
+        table, rows = shards.read_positions(index), source.stream.rows
+        own = np.flatnonzero((rows >= offset) & (rows < offset + len(table)))
+        records = table[rows[own] - offset]
         for code, word in enumerate(index.columns["modality"]):
-            chosen = by_device[records["modality"][by_device] == code]
-            if len(chosen):
-                places.setdefault(word, []).append(own[chosen])
+            of_word = np.flatnonzero(records["modality"] == code)
+            first = of_word[np.unique(records["group"][of_word], return_index=True)[1]]
+            ordered = first[np.lexsort((first, records["device"][first]))]
+            known.setdefault(word, []).extend(own[ordered].tolist())
     found: list[int] = []
-    for left, word in zip(range(len(places), 0, -1), sorted(places), strict=True):
-        known = np.concatenate(places[word])
-        count = min(-(-(ROWS - len(found)) // left), len(known))
-        found += known[np.linspace(0, len(known) - 1, count).round().astype(int)].tolist()
+    rising = sorted((places for places in known.values() if places), key=len)
+    for left, places in zip(range(len(rising), 0, -1), rising, strict=True):
+        count = min(-(-(ROWS - len(found)) // left), len(places))
+        found += [places[at] for at in np.linspace(0, len(places) - 1, count).round().astype(int)]
     return found
 
 

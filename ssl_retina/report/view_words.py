@@ -11,6 +11,10 @@ from ssl_retina.data.geometry import Crop
 from ssl_retina.data.photometry import Colours
 from ssl_retina.data.views import Recipe
 
+LEGEND = (
+    "below a view: b, c, s: factors of brightness, contrast, saturation; h: hue, degrees; blur: sigma, px"
+)
+
 
 def recipe_in_words(spec: ViewSpec) -> list[str]:
     """What may happen to a photograph under this spec: one line for its place, one for each kind of view."""
@@ -25,7 +29,8 @@ def recipe_in_words(spec: ViewSpec) -> list[str]:
         last = number == len(recipe.colours) - 1
         which = "every view" if len(recipe.colours) == 1 else f"view {number}{' and on' if last else ''}"
         lines.append(f"{which}: {_colours(recipe.colours[number], spec)}")
-    return [*lines, "OCT B-scans: brightness, contrast and blur only, no other change of colour"]
+    lines.append("OCT B-scans: brightness, contrast and blur only, no other change of colour")
+    return [*lines, f"{LEGEND}; inv: bright levels inverted"]
 
 
 def _place(recipe: Recipe, spec: ViewSpec) -> str:
@@ -75,17 +80,19 @@ def _colours(colours: Colours, spec: ViewSpec) -> str:
 
 
 def changes_in_words(row: Tensor) -> str:
-    """One view's changes, shortly: light, contrast, saturation, hue, grey, blur, solarised."""
+    """What was drawn for one view, shortly, as LEGEND explains it; '' where it stays as it is."""
     numbers = row.tolist()
-    factors = numbers[: photometry.HUE]
-    parts = []
-    if factors != [1.0] * len(factors) or numbers[photometry.HUE]:
-        parts.append(" ".join(f"{name}{factor:.2f}" for name, factor in zip("bcs", factors, strict=True)))
+    parts = [
+        f"{name}{factor:.2f}"
+        for name, factor in zip("bcs", numbers[: photometry.HUE], strict=True)
+        if factor != 1
+    ]
+    if numbers[photometry.HUE]:
         parts.append(f"h{360 * numbers[photometry.HUE]:+.0f}")
     if numbers[photometry.GREY]:
         parts.append("grey")
     if numbers[photometry.SIGMA]:
         parts.append(f"blur {numbers[photometry.SIGMA]:.1f}")
     if numbers[photometry.SOLARISE] < photometry.NEVER:
-        parts.append("solarised")
-    return " ".join(parts)
+        parts.append("inv")
+    return "  ".join(parts)

@@ -18,7 +18,17 @@ from ssl_retina import config, shard_index
 from ssl_retina.contract import Batch, ViewSpec
 from ssl_retina.data import photometry, views
 from ssl_retina.data.loader import Source, open_source
-from ssl_retina.data.photometry import BRIGHTNESS, CONTRAST, GREY, HUE, ORDER, SATURATION, SIGMA, SOLARISE
+from ssl_retina.data.photometry import (
+    BRIGHTNESS,
+    CONTRAST,
+    GREY,
+    HUE,
+    ORDER,
+    SATURATION,
+    SIGMA,
+    SOLARISE,
+    SURROUND,
+)
 from ssl_retina.data.views import Recipe
 
 COUNT = 6
@@ -159,6 +169,17 @@ def test_black_stays_black_and_contrast_is_the_fields_own() -> None:
     assert (inside - field).abs().mean() > 0.03
 
 
+def test_a_scan_has_no_surround() -> None:
+    """The noise above the retina changes with the rest, as torchvision changes it."""
+    dark = torch.randint(0, 14, (1, 3, 30, 30), generator=torch.Generator().manual_seed(1)).float() / 255
+    dark[:, :, 15:] += 0.5
+    after = recoloured(dark, changes(1, CONTRAST=0.7, SURROUND=0))
+    assert (after[0] - reference.adjust_contrast(dark[0], 0.7)).abs().max() < TOLERANCE
+    table = views.colours(ViewSpec("contrast", 1, 24), 0, torch.arange(4), scans=[True, False, True, False])
+    assert table is not None
+    assert table[0, :, SURROUND].tolist() == [0, 1, 0, 1]
+
+
 def test_a_blur_darkens_the_rim_and_leaves_the_rest_of_the_surround_black() -> None:
     before = torch.zeros(1, 3, 40, 40)
     before[:, :, :, 20:] = 0.8
@@ -230,6 +251,7 @@ LOCAL = Recipe(
     colours=views.RECIPES["mocov3_paper"].colours,
 )
 SPEC = ViewSpec("local", global_views=2, global_size=24, local_views=2, local_size=16)
+MOCO = ViewSpec("mocov3", global_views=2, global_size=40)
 
 
 @pytest.fixture(scope="module")
@@ -261,15 +283,15 @@ def assert_equal(one: list[Tensor], other: list[Tensor]) -> None:
         assert torch.equal(left, right)
 
 
-@pytest.mark.parametrize("spec", [SPEC, ViewSpec("mocov3", 2, 40)], ids=["local views", "mocov3"])
-@pytest.mark.parametrize(("world", "workers"), [(2, 0), (4, 0), (1, 2)])
+@pytest.mark.parametrize(
+    ("spec", "world", "workers"),
+    [(SPEC, 2, 0), (SPEC, 4, 0), (MOCO, 2, 0), (MOCO, 8, 0), (MOCO, 1, 2), (MOCO, 2, 1)],
+)
 def test_ranks_and_workers_see_the_same_pixels(
     folder: Path, spec: ViewSpec, world: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit, over the end of an epoch of 37: a batch of 8 at once, and in parts."""
-    if spec is SPEC:
-        if workers:
-            pytest.skip("worker processes know the shipped recipes only")
+    if spec is SPEC:  # worker processes would not know it
         monkeypatch.setattr(views, "RECIPES", {"local": LOCAL})
     steps, start = 4, 16
     whole = list(islice(opened(folder, spec).batches(start, rank=0, world=1, micro_batch=8), steps))
@@ -353,7 +375,7 @@ def test_a_scan_keeps_its_colour(coloured: Path, recipe: str) -> None:
                 hues[key[:3]].append(_hue(pixels[:, 10:14, 10:14].mean(dim=(1, 2))))
     expected = _hue(torch.tensor([125.0, 75, 50]))
     assert max(abs(hue - expected) for hue in hues["oct"]) < 1.0
-    assert max(abs(hue - expected) for hue in hues["eye"]) > 4.0
+    assert max(abs(hue - expected) for hue in hues["eye"]) > 3.0
 
 
 def _hue(colour: Tensor) -> float:

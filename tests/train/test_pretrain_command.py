@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from PIL import Image
 from typer.testing import CliRunner
 
 from ssl_retina import launch
@@ -56,6 +57,36 @@ def test_check_says_what_would_run_and_writes_nothing(shards: Path) -> None:
     assert said["peak_learning_rate"] == pytest.approx(0.05 * 8 / 256)
     assert "config:" in CliRunner().invoke(app, ["check", *typed(shards)]).output
     assert not (shards.parent / "run").exists()
+
+
+def test_check_draws_the_views_where_it_is_asked_to(shards: Path) -> None:
+    picture = shards.parent / "views.png"
+    said = json.loads(
+        ask("check", *typed(shards, "method.recipe=contrast", "--views", str(picture), "--json"))
+    )
+    assert said["views"] == str(picture)
+    with Image.open(picture) as drawn:
+        assert drawn.format == "PNG"
+        assert drawn.width > 1000
+    assert sorted(path.name for path in shards.parent.iterdir()) == ["shards", "views.png"]
+    said = CliRunner().invoke(app, ["check", *typed(shards, "--views", str(picture))])
+    assert "views.png shows the views" in said.stderr
+    assert "config:" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("views.jpg", "a name that ends in .png"),
+        ("absent/views.png", "absent does not exist; make it first"),
+        ("folder.png", "is a folder"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused_first(shards: Path, name: str, problem: str) -> None:
+    (shards.parent / "folder.png").mkdir()
+    absent = typed(shards / "nowhere")  # what is wrong with the picture is said before shards are looked for
+    with pytest.raises(InputError, match=problem):
+        ask("check", *absent, "--views", str(shards.parent / name))
 
 
 def test_f77_mistakes_are_told_at_once_and_nothing_is_written(shards: Path) -> None:
