@@ -341,6 +341,21 @@ def test_finish_changes_what_was_drawn_and_nothing_else(folder: Path) -> None:
         assert found.any()
 
 
+def test_local_views_have_the_colours_that_follow_the_global_ones(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "RECIPES", {"local": LOCAL})
+    batch = next(opened(folder, SPEC).batches(0, rank=0, world=1, micro_batch=11))
+    assert batch.colours is not None
+    assert batch.local_views is not None
+    assert len(batch.colours) == 4
+    done = views.finish(batch, device=torch.device("cpu"), mean=(0, 0, 0), std=(1, 1, 1))
+    assert done.local_views is not None
+    for number, pixels in enumerate(batch.local_views):
+        expected = photometry.recolour(pixels.float() / 255, batch.colours[2 + number])
+        assert torch.equal(done.local_views[number], expected)
+
+
 def test_recipes_without_colours_draw_none(folder: Path) -> None:
     for recipe in ("mae", "plain"):
         source = opened(folder, ViewSpec(recipe, 1, 24))
