@@ -45,6 +45,8 @@ class Batch:
     group: (batch,) int64, which patients belong together (one number per group of patients).
     field_of_view: (views, batch, 4) float32: centre x, centre y, radius x, radius y of the illuminated
         field in pixels of the view; NaN where it is unknown.
+    colours: how `data.views.finish` shall change each view's colours, (global and local views, batch,
+        photometry.COLUMNS) float32; None where it leaves them alone, and once that is done.
     """
 
     global_views: Tensor
@@ -53,6 +55,7 @@ class Batch:
     position: Tensor
     group: Tensor
     field_of_view: Tensor
+    colours: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,15 @@ Change = Annotated[
     bool,
     typer.Option("--change", help="Go on with other optim.*, schedule.* or such values; it is recorded."),
 ]
+Views = Annotated[
+    Path | None,
+    typer.Option(
+        "--views",
+        metavar="FILE.png",
+        help="Draw what the method will be fed: photographs of these shards beside their views. "
+        "The picture shows patients' eyes: keep it where the shards are kept.",
+    ),
+]
 Extend = Annotated[bool, typer.Option("--extend", help="Allow a larger train.steps than the run began with.")]
 
 
@@ -32,7 +41,8 @@ def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
     trained = f"ssl-retina pretrain configs/pretrain/debug_mae.yaml {_SHARDS} --processes 2"
     app.command(epilog=f"Example: {trained}")(pretrain)
-    app.command(epilog=f"Example: ssl-retina check configs/pretrain/mae_vit_base.yaml {_SHARDS}")(check)
+    checked = f"ssl-retina check configs/pretrain/mae_vit_base.yaml {_SHARDS} --views out/views.png"
+    app.command(epilog=f"Example: {checked}")(check)
 
 
 def pretrain(
@@ -149,25 +159,41 @@ def check(
     config: ConfigFile,
     overrides: Overrides = None,
     processes: Processes = None,
+    views: Views = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a config would run, without training: resolved values, parameters, batches, epochs."""
     from ssl_retina import launch
     from ssl_retina.cli import console
 
+    if views is not None:
+        _check_picture(views)
     _choose_accelerator()
-    plan = _plan(config, overrides or [], launch.processes(processes))
+    plan = _plan(config, overrides or [], launch.processes(processes), views)
     if as_json:
         console.result(plan)
-        return
-    import yaml
+    else:
+        import yaml
 
-    print(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip())
+        print(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip())
+    if views is not None:
+        console.note(f"{views} shows the views; look whether lesions can still be seen in them")
 
 
-def _plan(path: Path, overrides: list[str], world: int) -> dict[str, Any]:
-    from ssl_retina import config, methods
+def _check_picture(path: Path) -> None:
+    """Refuse a place that no picture can be written to before anything is read."""
+    if path.suffix.lower() != ".png":
+        raise InputError(f"--views {path}: the picture is a PNG, so give a name that ends in .png")
+    if not path.parent.is_dir():
+        raise InputError(f"--views {path}: the folder {path.parent} does not exist; make it first")
+    if path.is_dir():
+        raise InputError(f"--views {path} is a folder: give the name of a file in it")
+
+
+def _plan(path: Path, overrides: list[str], world: int, picture: Path | None) -> dict[str, Any]:
+    from ssl_retina import config, dist, methods
     from ssl_retina.data.loader import open_source
+    from ssl_retina.report import view_sheet
     from ssl_retina.train import setup
 
     run = config.load(path, overrides, methods.config_type, methods.available())
@@ -175,6 +201,8 @@ def _plan(path: Path, overrides: list[str], world: int) -> dict[str, Any]:
     method, views = setup.build_method(run)
     source = open_source(run.data.model_copy(update={"workers": 0}), views, seed=run.seed)
     source.verify(hashes=False)
+    if picture is not None and dist.is_first():
+        view_sheet.write(source, picture, f"{path.name}, method {run.method_name}")
     exported: Any = method.exported()  # type: ignore[operator]
     seen = run.train.steps * run.data.batch_size
     return {
@@ -193,6 +221,7 @@ def _plan(path: Path, overrides: list[str], world: int) -> dict[str, Any]:
         "samples_seen": seen,
         "epochs": round(seen / source.samples, 2),
         "remarks": setup.remarks(run, source, micro_batch),
+        **({} if picture is None else {"views": str(picture)}),
     }
 
 

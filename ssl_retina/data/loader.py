@@ -72,6 +72,11 @@ class Source:
         self._count = _Count()
 
     @property
+    def stream(self) -> Stream:
+        """What gives the training batch of any positions."""
+        return self._stream
+
+    @property
     def samples(self) -> int:
         """How many samples are trained on: the length of an epoch."""
         return len(self._chosen.train)

@@ -16,14 +16,16 @@ from PIL import Image
 from ssl_retina import shards
 from ssl_retina.contract import Batch, ViewSpec
 from ssl_retina.data import views
+from ssl_retina.data.geometry import View
 from ssl_retina.data.images import Undecodable, decode
 from ssl_retina.data.order import sample_at
 from ssl_retina.data.selection import Rows
-from ssl_retina.data.views import View
 from ssl_retina.errors import ShardError
 from ssl_retina.shards import Index, Reader
 
 REPLACEMENTS_IN_A_ROW = 100
+SCAN = "oct"
+"""The modality, in the index's words, whose up and down is never turned over and that has no colour."""
 
 Positions = NDArray[np.int64]
 
@@ -45,6 +47,12 @@ class Photograph:
     group: int
     image: Image.Image
     field: Sequence[float] | None
+    modality: str
+
+    @property
+    def scan(self) -> bool:
+        """Whether it is an OCT B-scan; whatever else, unknown ones too, is taken for a photograph."""
+        return self.modality == SCAN
 
 
 class Sets:
@@ -68,8 +76,10 @@ class Sets:
             image = decode(reader.image(local), reader.suffix(local))
         except Undecodable as error:
             raise Undecodable(key, str(error)) from None
-        field = reader.facts(local).get("field_of_view")
-        return Photograph(key, int(reader.positions[local]["group"]), image, _four_numbers(field))
+        row_of = reader.positions[local]
+        field = _four_numbers(reader.facts(local).get("field_of_view"))
+        modality = reader.index.columns["modality"][int(row_of["modality"])]
+        return Photograph(key, int(row_of["group"]), image, field, modality)
 
     def _reader(self, number: int) -> Reader:
         if number not in self._readers:
@@ -111,7 +121,7 @@ class Stream:
         global_views, local_views = views.plan(self.spec, self.seed, places)
         drawn_global = _Drawn.empty(global_views, len(positions))
         drawn_local = _Drawn.empty(local_views, len(positions))
-        keys, groups, replaced = [], [], []
+        keys, groups, scans, replaced = [], [], [], []
         rows = self._rows(positions)
         for number, row in enumerate(rows.tolist()):
             photograph, skipped = self._photograph(row, int(positions[number]))
@@ -119,6 +129,7 @@ class Stream:
             drawn_local.draw(number, photograph)
             keys.append(photograph.key)
             groups.append(photograph.group)
+            scans.append(photograph.scan)
             replaced += skipped
         batch = Batch(
             global_views=torch.from_numpy(drawn_global.pixels),
@@ -127,6 +138,7 @@ class Stream:
             position=places,
             group=torch.tensor(groups, dtype=torch.int64),
             field_of_view=torch.from_numpy(drawn_global.fields),
+            colours=views.colours(self.spec, self.seed, places, scans=scans),
         )
         return Loaded(batch, tuple(replaced))
 
@@ -165,7 +177,12 @@ class _Drawn:
     def draw(self, number: int, photograph: Photograph) -> None:
         for at, view in enumerate(self.views):
             self.fields[at, number] = views.draw(
-                photograph.image, view, number, out=self.pixels[at, number], field=photograph.field
+                photograph.image,
+                view,
+                number,
+                out=self.pixels[at, number],
+                field=photograph.field,
+                scan=photograph.scan,
             )
 
 

@@ -11,17 +11,17 @@ import torch
 from PIL import Image
 
 from ssl_retina.contract import Batch, ViewSpec
-from ssl_retina.data import views
+from ssl_retina.data import geometry, views
+from ssl_retina.data.geometry import Crop, View
 from ssl_retina.data.images import Undecodable, decode
-from ssl_retina.data.views import Crop, View
 from ssl_retina.errors import InputError
 
 MAE = Crop(scale=(0.2, 1.0))
 
 
 def _boxes(count: int, width: int, height: int, crop: Crop = MAE) -> np.ndarray:
-    draws = torch.rand(count, views.DRAWS, generator=torch.Generator().manual_seed(1)).double().numpy()
-    return np.array([views.crop_box(row, width, height, crop=crop) for row in draws])
+    draws = torch.rand(count, geometry.DRAWS, generator=torch.Generator().manual_seed(1)).double().numpy()
+    return np.array([geometry.crop_box(row, width, height, crop=crop) for row in draws])
 
 
 def _reference(count: int, width: int, height: int, crop: Crop = MAE) -> np.ndarray:
@@ -90,7 +90,7 @@ def test_fallback_is_the_largest_allowed_box_in_the_centre(width: int, height: i
 def test_boxes_stay_inside_at_the_ends_of_the_draws() -> None:
     largest = np.nextafter(np.float32(1), np.float32(0))
     for value in (0.0, float(largest)):
-        box = views.crop_box(np.full(views.DRAWS, value), 97, 64, crop=MAE)
+        box = geometry.crop_box(np.full(geometry.DRAWS, value), 97, 64, crop=MAE)
         assert 0 <= box[0] < box[2] <= 97
         assert 0 <= box[1] < box[3] <= 64
 
@@ -108,9 +108,9 @@ def test_pixels_are_pils_antialiased_bicubic() -> None:
     flips = 0
     for number in range(20):
         out, _ = _drawn(view, number, image)
-        box = views.crop_box(view.draws[number], 96, 96, crop=MAE)
+        box = geometry.crop_box(view.draws[number], 96, 96, crop=MAE)
         cut = image.crop(box).resize((32, 32), Image.Resampling.BICUBIC)
-        flipped = bool(view.draws[number][-1] < 0.5)
+        flipped = bool(view.draws[number][geometry.FLIP] < 0.5)
         flips += flipped
         expected = np.asarray(cut)[:, ::-1] if flipped else np.asarray(cut)
         inner = np.s_[:, 3:-3, 3:-3]  # at the crop's edge resize(box=) sees the pixels beyond it
@@ -168,7 +168,7 @@ def test_finish_normalises_on_the_device() -> None:
 
 
 def test_unknown_recipes_are_refused() -> None:
-    with pytest.raises(InputError, match="'maee' does not exist; one of: mae, plain"):
+    with pytest.raises(InputError, match="'maee' does not exist; one of: mae, plain, contrast, mocov3"):
         views.recipe(ViewSpec("maee", 1, 32))
     with pytest.raises(InputError, match="no local views"):
         views.recipe(ViewSpec("mae", 1, 32, local_views=2, local_size=16))

@@ -1,0 +1,187 @@
+"""Where a view lies in a photograph, and its pixels: crop, turn about the optical axis, flip.
+
+In: a decoded image and numbers drawn for its position. Out: uint8 pixels, and the field of view in them.
+The crop is that of torchvision's RandomResizedCrop, resampled by PIL's antialiased bicubic filter in one
+call, as MAE and RETFound do. A turned crop is brought to the view's scale by the same filter first and
+turned there, at a few ten thousand pixels in place of the whole photograph's.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+TRIES = 10
+FLIP = 2 * TRIES + 2
+TURN = FLIP + 1
+DRAWS = TURN + 1
+"""Numbers drawn for one view: area and shape of each try, the crop's place (2), the flip, the turn."""
+
+MARGIN = 3
+"""Pixels around a crop that is turned, at the view's scale: the support of the bicubic filter."""
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels of the stored image."""
+
+Reals = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A random crop: its share of the image's area and its width over height (drawn log-uniformly)."""
+
+    scale: tuple[float, float]
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The largest turn in degrees, either way: of a photograph of the fundus, and of an OCT B-scan."""
+
+    photograph: float
+    scan: float
+
+
+@dataclass(frozen=True)
+class View:
+    """One view of every sample of a batch; `draws` (batch, DRAWS) in [0, 1); no crop is the whole image."""
+
+    crop: Crop | None
+    flip: bool
+    turn: Turn | None
+    size: int
+    draws: Reals
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How a view lies: the box is cut from the image turned by `angle` (radians, clockwise) about `axis`."""
+
+    box: Box
+    angle: float
+    axis: tuple[float, float]
+    flipped: bool
+
+
+def pose(
+    view: View, number: int, *, width: int, height: int, field: Sequence[float] | None, scan: bool
+) -> Pose:
+    """Sample `number`'s pose. Its axis is the middle of the field of view, or of the image without one."""
+    draws = view.draws[number]
+    box = (0, 0, width, height) if view.crop is None else crop_box(draws, width, height, crop=view.crop)
+    axis = (width / 2, height / 2) if field is None else (field[0], field[1])
+    angle = 0.0
+    if view.turn is not None:
+        largest = view.turn.scan if scan else view.turn.photograph
+        angle = math.radians(largest * (2 * draws[TURN] - 1))
+    return Pose(box, angle, axis, flipped=bool(view.flip and draws[FLIP] < 0.5))
+
+
+def crop_box(draws: Reals, width: int, height: int, *, crop: Crop) -> Box:
+    """Where to crop: ten tries for a box of the drawn area and shape, else the largest allowed in the centre.
+
+    The distribution of torchvision's `RandomResizedCrop.get_params`.
+    """
+    low, high = (math.log(bound) for bound in crop.ratio)
+    for turn in range(TRIES):
+        area = width * height * (crop.scale[0] + draws[2 * turn] * (crop.scale[1] - crop.scale[0]))
+        ratio = math.exp(low + draws[2 * turn + 1] * (high - low))
+        wide, tall = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < tall <= height:
+            left = int(draws[2 * TRIES] * (width - wide + 1))
+            top = int(draws[2 * TRIES + 1] * (height - tall + 1))
+            return left, top, left + wide, top + tall
+    return _central_box(width, height, crop.ratio)
+
+
+def _central_box(width: int, height: int, ratio: tuple[float, float]) -> Box:
+    wide, tall = width, height
+    if width / height < ratio[0]:
+        tall = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        wide = round(height * ratio[1])
+    left, top = (width - wide) // 2, (height - tall) // 2
+    return left, top, left + wide, top + tall
+
+
+def cut(image: Image.Image, where: Pose, size: int) -> NDArray[np.uint8]:
+    """The view (size, size, 3): black where the turned box reaches beyond the image."""
+    shape = (size, size)
+    if where.angle == 0:
+        pixels = np.asarray(image.resize(shape, Image.Resampling.BICUBIC, box=where.box))
+    else:
+        pixels = np.asarray(_turned(image, where, size))
+    return pixels[:, ::-1] if where.flipped else pixels
+
+
+def _turned(image: Image.Image, where: Pose, size: int) -> Image.Image:
+    """Scaled first, then turned.
+
+    The box's scale across and down belongs to the turned axes; along the image's own axes the same ellipse
+    of smoothing has these two, exact at every multiple of 90 degrees.
+    """
+    left, top, right, bottom = where.box
+    cosine, sine = math.cos(where.angle), math.sin(where.angle)
+    across, down = (right - left) / size, (bottom - top) / size
+    scale = (math.hypot(across * cosine, down * sine), math.hypot(across * sine, down * cosine))
+    corners = [_source(where, x, y) for x in (left, right) for y in (top, bottom)]
+    region = _region(corners, scale, image.size)
+    if region is None:
+        return Image.new("RGB", (size, size))
+    small_size = (
+        max(round((region[2] - region[0]) / scale[0]), 1),
+        max(round((region[3] - region[1]) / scale[1]), 1),
+    )
+    small = image.resize(small_size, Image.Resampling.BICUBIC, box=region)
+    start = _source(where, left, top)
+    to_small = [small_size[0] / (region[2] - region[0]), small_size[1] / (region[3] - region[1])]
+    rows = (
+        (across * cosine, down * sine, start[0] - region[0]),
+        (-across * sine, down * cosine, start[1] - region[1]),
+    )
+    data = [part * factor for row, factor in zip(rows, to_small, strict=True) for part in row]
+    return small.transform((size, size), Image.Transform.AFFINE, data, Image.Resampling.BICUBIC)
+
+
+def _source(where: Pose, x: float, y: float) -> tuple[float, float]:
+    """The point of the image that lies at (x, y) of the turned image."""
+    away_x, away_y = x - where.axis[0], y - where.axis[1]
+    cosine, sine = math.cos(where.angle), math.sin(where.angle)
+    return where.axis[0] + cosine * away_x + sine * away_y, where.axis[1] - sine * away_x + cosine * away_y
+
+
+def _region(
+    corners: Sequence[tuple[float, float]], scale: tuple[float, float], image: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+    """Whole pixels of the image that hold the corners and a margin; None where there are none."""
+    bounds = []
+    for axis in (0, 1):
+        along = [corner[axis] for corner in corners]
+        margin = MARGIN * max(scale[axis], 1.0)
+        bounds.append((max(math.floor(min(along) - margin), 0), math.ceil(max(along) + margin)))
+    (left, right), (top, bottom) = bounds
+    right, bottom = min(right, image[0]), min(bottom, image[1])
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def follow(field: Sequence[float] | None, where: Pose, size: int) -> NDArray[np.float32]:
+    """The ellipse (centre x, y, radius x, y; pixel i covers i to i + 1) in the view; NaN if unknown.
+
+    A turn is about its centre, which stays; a turned ellipse is given by how far it reaches across and down.
+    """
+    if field is None:
+        return np.full(4, np.nan, dtype=np.float32)
+    centre_x, centre_y, radius_x, radius_y = field
+    if where.angle != 0:
+        cosine, sine = math.cos(where.angle), math.sin(where.angle)
+        radius_x, radius_y = (
+            math.hypot(radius_x * cosine, radius_y * sine),
+            math.hypot(radius_x * sine, radius_y * cosine),
+        )
+    left, top, right, bottom = where.box
+    across, down = size / (right - left), size / (bottom - top)
+    x, y = (centre_x - left) * across, (centre_y - top) * down
+    return np.array((size - x if where.flipped else x, y, radius_x * across, radius_y * down), np.float32)

@@ -1,0 +1,160 @@
+"""What a config's method will really be fed, as a picture to judge: do lesions survive the views?
+
+In: the opened data of a config. Out: a PNG with a row for each of some photographs: as stored, with its
+field of view, then its views at successive epochs, through the trainer's own stream and `finish`.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ssl_retina import files, shards
+from ssl_retina.contract import ViewSpec
+from ssl_retina.data import views
+from ssl_retina.data.images import Undecodable
+from ssl_retina.data.loader import Source
+from ssl_retina.data.order import sample_at
+from ssl_retina.data.stream import SCAN, Photograph, Stream
+from ssl_retina.report.view_words import changes_in_words, recipe_in_words
+
+ROWS = 8
+VIEWS = 6
+"""Views in a row: three epochs of a pair."""
+
+CELL = 192
+GAP, LINE, FONT = 6, 18, 13
+PAPER, INK, RIM = (255, 255, 255), (30, 30, 30), (90, 200, 255)
+CHUNK = 1 << 20
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One photograph, its views (each (3, size, size) in [0, 1]), and what stands below each."""
+
+    photograph: Photograph
+    views: Sequence[Tensor]
+    words: Sequence[str]
+
+
+def write(source: Source, path: Path, title: str) -> None:
+    """Draw the views of this config's training stream into `path`, whole; `title` heads the picture.
+
+    Raises ShardError for damaged shards.
+    """
+    stream = source.stream
+    rows = list(_rows(stream, _spread(source)))
+    lines = (title, *recipe_in_words(stream.spec))
+    content = io.BytesIO()
+    _sheet(rows, lines, stream.spec).save(content, "PNG")
+    files.write_bytes(path, content.getvalue())
+
+
+def _spread(source: Source) -> list[int]:
+    """Places in the stream's `rows`: ROWS patients, shared by the modalities, spread over the devices."""
+    places: dict[str, list[Integers]] = {}
+    for index, offset in zip(source.indexes, source.offsets, strict=True):
+        table = shards.read_positions(index)
+        own = np.flatnonzero((source.stream.rows >= offset) & (source.stream.rows < offset + len(table)))
+        records = table[source.stream.rows[own] - offset]
+        _, first = np.unique(records["group"], return_index=True)
+        by_device = first[np.lexsort((first, records["device"][first]))]
+        for code, word in enumerate(index.columns["modality"]):
+            chosen = by_device[records["modality"][by_device] == code]
+            if len(chosen):
+                places.setdefault(word, []).append(own[chosen])
+    found: list[int] = []
+    for left, word in zip(range(len(places), 0, -1), sorted(places), strict=True):
+        known = np.concatenate(places[word])
+        count = min(-(-(ROWS - len(found)) // left), len(known))
+        found += known[np.linspace(0, len(known) - 1, count).round().astype(int)].tolist()
+    return found
+
+
+def _rows(stream: Stream, places: Sequence[int]) -> Iterator[_Row]:
+    """The rows of those photographs that decode."""
+    epochs = max(VIEWS // (stream.spec.global_views + stream.spec.local_views), 1)
+    positions = np.stack([_positions(stream, places, epoch) for epoch in range(epochs)])
+    for number, place in enumerate(places):
+        try:
+            photograph = stream.sets.photograph(int(stream.rows[place]))
+        except Undecodable:
+            continue
+        batch = stream.load(positions[:, number]).batch
+        assert batch is not None
+        done = views.finish(batch, device=torch.device("cpu"))
+        shown = [_seen(done.global_views)]
+        shown += [] if done.local_views is None else [_seen(done.local_views)]
+        by_epoch = [view for epoch in range(epochs) for part in shown for view in part[:, epoch]]
+        words = [""] * len(by_epoch)
+        if batch.colours is not None:
+            words = [changes_in_words(row) for row in batch.colours.transpose(0, 1).flatten(0, 1)]
+        yield _Row(photograph, by_epoch, words)
+
+
+def _positions(stream: Stream, places: Sequence[int], epoch: int) -> Integers:
+    """Where in the global order these samples stand in an epoch."""
+    count, found = len(stream.rows), np.empty(len(places), np.int64)
+    for start in range(0, count, CHUNK):
+        asked = epoch * count + np.arange(start, min(start + CHUNK, count), dtype=np.int64)
+        samples = sample_at(stream.seed, asked, count)
+        order = np.argsort(samples)
+        at = np.minimum(np.searchsorted(samples, places, sorter=order), len(samples) - 1)
+        here = samples[order[at]] == places
+        found[here] = asked[order[at[here]]]
+    return found
+
+
+def _seen(pixels: Tensor) -> Tensor:
+    """Normalised views as they look: in [0, 1]."""
+    mean, std = (torch.tensor(part).view(3, 1, 1) for part in (views.IMAGENET_MEAN, views.IMAGENET_STD))
+    return (pixels * std + mean).clamp(0, 1)
+
+
+def _sheet(rows: Sequence[_Row], lines: Sequence[str], spec: ViewSpec) -> Image.Image:
+    cell = spec.global_size * max(round(CELL / spec.global_size), 1)
+    columns = 1 + max(len(row.views) for row in rows)
+    top = GAP + LINE * len(lines) + GAP
+    step_x, step_y = cell + GAP, LINE + cell + LINE + GAP
+    sheet = Image.new("RGB", (GAP + columns * step_x, top + len(rows) * step_y), PAPER)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
+    for number, line in enumerate(lines):
+        pen.text((GAP, GAP + number * LINE), line, INK, font)
+    per_epoch = spec.global_views + spec.local_views
+    for number, row in enumerate(rows):
+        y = top + number * step_y
+        pen.text((GAP, y), f"{row.photograph.modality}, as stored", INK, font)
+        sheet.paste(_stored(row.photograph, cell), (GAP, y + LINE))
+        for at, view in enumerate(row.views):
+            x = GAP + (at + 1) * step_x
+            pen.text((x, y), f"epoch {at // per_epoch}, view {at % per_epoch}", INK, font)
+            sheet.paste(_picture(view, cell), (x, y + LINE))
+            pen.text((x, y + LINE + cell + 1), row.words[at], INK, font)
+    return sheet
+
+
+def _stored(photograph: Photograph, cell: int) -> Image.Image:
+    """The photograph in a square of `cell` pixels, its field of view drawn into it."""
+    scale = cell / max(photograph.image.size)
+    size = (round(photograph.image.width * scale), round(photograph.image.height * scale))
+    small = photograph.image.resize(size, Image.Resampling.LANCZOS)
+    if photograph.field is not None and photograph.modality != SCAN:
+        x, y, across, down = (part * scale for part in photograph.field)
+        ImageDraw.Draw(small).ellipse((x - across, y - down, x + across, y + down), outline=RIM)
+    square = Image.new("RGB", (cell, cell))
+    square.paste(small, ((cell - size[0]) // 2, (cell - size[1]) // 2))
+    return square
+
+
+def _picture(view: Tensor, cell: int) -> Image.Image:
+    """The view's own pixels, each as a small square where there is room."""
+    pixels = view.mul(255).round().byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels).resize((cell, cell), Image.Resampling.NEAREST)
