@@ -22,6 +22,13 @@ METRICS_NAME = "metrics.jsonl"
 COUNTED = ("modality", "device", "eye")
 
 
+def objective(method: str) -> str:
+    """The first paragraph of the method's file, on one line."""
+    text = methods.load(method).__doc__
+    assert text is not None
+    return " ".join(text.split("\n\n", 1)[0].split())
+
+
 def recipe(run: config.Run) -> dict[str, Any]:
     """The config as the card shows it: no path, no tracking, nothing of the machine."""
     content = run.dump()
