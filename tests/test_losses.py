@@ -59,7 +59,7 @@ def _cosine(left: Tensor, right: Tensor) -> float:
     return inner / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
 
 
-def _slow_nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[float, float, float]:
+def slow_nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[float, float, float]:
     """Eq. 1 of the paper with pairs (2k - 1, 2k) interleaved, as it numbers them; loss, similarity, top-1."""
     every = [one for pair in zip(first, second, strict=True) for one in pair]
     loss, similarity, nearest = 0.0, 0.0, 0
@@ -73,7 +73,7 @@ def _slow_nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[fl
     return loss / len(every), similarity / len(every), nearest / len(every)
 
 
-def _slow_moco(query: Tensor, key: Tensor, temperature: float) -> tuple[float, float, float]:
+def slow_moco(query: Tensor, key: Tensor, temperature: float) -> tuple[float, float, float]:
     """`ctr` of algorithm 1: labels are the row numbers, 2 * tau * cross entropy."""
     loss, similarity, nearest = 0.0, 0.0, 0
     for i in range(len(query)):
@@ -93,7 +93,7 @@ def _pair(count: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("count", [1, 2, 7])
 @pytest.mark.parametrize("temperature", [0.1, 0.2, 1.0])
 def test_contrastive_losses_equal_the_slow_loops(count: int, temperature: float) -> None:
-    for fast, slow in ((losses.nt_xent, _slow_nt_xent), (losses.moco_contrast, _slow_moco)):
+    for fast, slow in ((losses.nt_xent, slow_nt_xent), (losses.moco_contrast, slow_moco)):
         found = fast(*_pair(count), temperature=temperature)
         expected = slow(*_pair(count), temperature)
         assert [float(value) for value in found] == pytest.approx(expected, rel=1e-5, abs=1e-6), fast

@@ -103,7 +103,7 @@ def _method(trained: Trained) -> Any:
         run.method, partial(encoder.build, run.model, checkpointing=False)
     )
     weights.load_into(method, trained.tensors, "the checkpoint")
-    return method.eval().requires_grad_(False)
+    return method.eval()
 
 
 def _tensors(product: Encoder) -> dict[str, Tensor]:
