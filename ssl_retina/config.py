@@ -7,9 +7,17 @@ written back into a config.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    create_model,
+    model_validator,
+)
 
 from ssl_retina import config_text
 from ssl_retina.config_text import Source
@@ -17,8 +25,12 @@ from ssl_retina.errors import ConfigError
 
 
 class Section(BaseModel):
-    """A frozen section in which an unknown key is an error; method files derive their `Config` from it."""
+    """A frozen section in which an unknown key is an error; method files derive their `Config` from it.
 
+    couples_batch: the method's loss compares the samples of a batch with each other (contrast, batch norm).
+    """
+
+    couples_batch: ClassVar[bool] = False
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
@@ -32,6 +44,17 @@ def _one_or_several(value: object) -> object:
 Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Area = Annotated[float, Field(gt=0, le=1)]
+
+
+def _rising(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError(f"the smaller share comes first, not [{value[0]:g}, {value[1]:g}]")
+    return value
+
+
+CropScale = Annotated[tuple[Area, Area], AfterValidator(_rising)]
+"""Smallest and largest share of the area in a crop."""
 
 
 class Data(Section):
@@ -169,6 +192,21 @@ class Run(Section):
                 f"data.batch_size ({self.data.batch_size}) must be a multiple of "
                 f"train.accumulate ({self.train.accumulate})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> "Run":
+        """Law 3: what compares samples needs the whole batch at once, so that ranks change nothing."""
+        if not self.method.couples_batch:
+            return self
+        why = f"for {self.method_name}: its loss compares the samples of a batch with each other"
+        if self.train.accumulate > 1:
+            raise ValueError(
+                f"train.accumulate ({self.train.accumulate}) must be 1 {why}, and parts of a batch have "
+                "other losses than the whole; lower data.batch_size, or use more processes"
+            )
+        if self.data.batch_size < 2:
+            raise ValueError(f"data.batch_size ({self.data.batch_size}) must be at least 2 {why}")
         return self
 
     @property

@@ -100,12 +100,21 @@ class Encoder(Protocol):
     checkpointing: bool
     pooling: Pool
 
-    def __call__(self, images: Tensor, clock: Clock, position: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Tokens (batch, prefix + kept, width) of images (batch, 3, H, W); `keep` (batch, kept) int64."""
+    def __call__(
+        self, images: Tensor, clock: Clock, position: Tensor, keep: Tensor | None = None, *, view: int = 0
+    ) -> Tensor:
+        """Tokens (batch, prefix + kept, width) of images (batch, 3, H, W); `keep` (batch, kept) int64.
+
+        Drop path is drawn by position and `view`, the number of the view that the images are.
+        """
         ...
 
     def pool(self, tokens: Tensor) -> Tensor:
         """One vector (batch, width) of the tokens that a call gave: what the export gives of the image."""
+        ...
+
+    def freeze_patch_embedding(self) -> None:
+        """Leave the projection of patches to tokens as it was drawn."""
         ...
 
 

@@ -1,6 +1,8 @@
 """Rank, world and the few collectives of this program; a single process needs no process group.
 
-In: tensors or small objects of one rank. Out: what all ranks agree on.
+In: tensors or small objects of one rank. Out: what all ranks agree on. `gather`, `total` and `BatchNorm1d`
+carry gradients: their backward passes sum over ranks, so that after the data-parallel average of gradients
+the gradient is that of the mean of the ranks' losses. Every rank must bring equally many rows.
 """
 
 import contextlib
@@ -11,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as c10d
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_retina.errors import UserError
 
@@ -144,3 +146,107 @@ def raise_first(problem: UserError | None) -> None:
     for found in gather_objects(problem):
         if found is not None:
             raise found
+
+
+def first_row(rows: int) -> int:
+    """Where this rank's rows begin among those that `gather` gives, if each rank brings `rows`."""
+    return rank() * rows if is_joined() else 0
+
+
+def gather(rows: Tensor) -> Tensor:
+    """Every rank's (rows, ...) in rank order, (world * rows, ...), with gradient."""
+    return _Gather.apply(rows) if is_joined() else rows
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum over ranks of a tensor of one shape, with gradient."""
+    return _Total.apply(value) if is_joined() else value
+
+
+def _summed(value: Tensor) -> Tensor:
+    """A new tensor: the sum over ranks."""
+    summed = value.clone(memory_format=torch.contiguous_format)
+    c10d.all_reduce(summed)
+    return summed
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather; each rank's rows stand in the losses of all ranks, so their gradients are summed."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        """(rows, ...) -> (world * rows, ...)."""
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        c10d.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """(world * rows, ...) -> (rows, ...)."""
+        return _summed(gradient).chunk(world_size())[rank()]
+
+
+class _Total(torch.autograd.Function):
+    """All-reduce by sum; its result stands in the losses of all ranks, so the gradient is summed too."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        """Any shape, the same on every rank."""
+        return _summed(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """The same shape."""
+        return _summed(gradient)
+
+
+class BatchNorm1d(nn.Module):
+    """Batch normalisation (Ioffe and Szegedy 2015) over the rows of all ranks; keys as nn.BatchNorm1d.
+
+    torch's SyncBatchNorm refuses CPUs. Statistics are fp32 also under autocast, in two passes (mean, then
+    centred squares), and equal on all ranks bit for bit. Running statistics follow as torch's do (unbiased
+    variance), except that a batch with statistics that are not finite leaves them as they were: its step is
+    skipped on all ranks, and an average would keep the NaN for ever.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self, width: int, *, affine: bool = True, epsilon: float = 1e-5, momentum: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.epsilon, self.momentum = epsilon, momentum
+        self.weight = nn.Parameter(torch.ones(width)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(width)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Normalise this rank's (rows, width) into fp32 by all ranks' rows, or by the running statistics."""
+        with torch.autocast(rows.device.type, enabled=False):
+            values = rows.float()
+            mean, variance = (
+                self._measured(values) if self.training else (self.running_mean, self.running_var)
+            )
+            normalised = (values - mean) * torch.rsqrt(variance + self.epsilon)
+            if self.weight is None or self.bias is None:
+                return normalised
+            return normalised * self.weight + self.bias
+
+    def _measured(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance (width,) over all ranks, with gradient."""
+        count = len(values) * (world_size() if is_joined() else 1)
+        assert count > 1, "one row has no variance"
+        mean = total(values.sum(dim=0)) / count
+        variance = total((values - mean).square().sum(dim=0)) / count
+        self._track(mean.detach(), variance.detach() * (count / (count - 1)))
+        return mean, variance
+
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        finite = (mean.isfinite() & variance.isfinite()).all()  # stays on the device
+        for running, new in ((self.running_mean, mean), (self.running_var, variance)):
+            running.copy_(torch.where(finite, running.lerp(new, self.momentum), running))
+        self.num_batches_tracked.add_(finite)

@@ -1,11 +1,16 @@
 """Losses that lightly lacks or shapes differently. All of them compute in fp32, also under autocast.
 
-In: predictions and targets of one rank. Out: a scalar.
+In: predictions and targets of one rank. Out: a scalar, whose mean over ranks is the global batch's loss.
 """
+
+from typing import NamedTuple
 
 import torch
 from lightly.models import utils
 from torch import Tensor
+from torch.nn import functional
+
+from ssl_retina import dist
 
 
 def patch_regression(predicted: Tensor, target: Tensor, *, normalise: bool) -> Tensor:
@@ -20,3 +25,53 @@ def patch_regression(predicted: Tensor, target: Tensor, *, normalise: bool) -> T
         if normalise:
             target = utils.normalize_mean_var(target)
         return (predicted.float() - target).square().mean()
+
+
+class Contrast(NamedTuple):
+    """A contrastive loss, and (detached) how near the positives are and how often they are the nearest."""
+
+    loss: Tensor
+    positive_similarity: Tensor
+    contrast_top1: Tensor
+
+    def logs(self) -> dict[str, Tensor]:
+        """The two scalars by name."""
+        return {"positive_similarity": self.positive_similarity, "contrast_top1": self.contrast_top1}
+
+
+def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Contrast:
+    """NT-Xent of two views (batch, width), Chen, Kornblith, Norouzi, Hinton 2020, eq. 1.
+
+    Each of the 2 * batch vectors of this rank has to find its other view among those of all ranks but
+    itself. The mean over ranks is the loss of the global batch. lightly's NTXentLoss gives the same
+    (tests/test_losses.py); it is not used because it brings collectives of its own, builds its mask on the
+    CPU, waits for the device to index by it, and follows autocast into bf16.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        own = functional.normalize(torch.cat((first, second)).float(), dim=1)  # (2 * batch, width)
+        everyone = dist.gather(own)  # (world * 2 * batch, width)
+        place = dist.first_row(len(own)) + torch.arange(len(own), device=own.device)
+        similar = own @ everyone.T  # (2 * batch, world * 2 * batch)
+        itself = place[:, None] == torch.arange(len(everyone), device=own.device)
+        logits = (similar / temperature).masked_fill(itself, -torch.inf)
+        return _contrast(logits, place.roll(len(first)), temperature)
+
+
+def moco_contrast(query: Tensor, key: Tensor, *, temperature: float) -> Contrast:
+    """`ctr` of MoCo v3 (Chen, Xie, He 2021, algorithm 1) of (batch, width): 2 t * cross entropy.
+
+    Each query of this rank has to find its own key among those of all ranks. Keys get no gradient.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        queries = functional.normalize(query.float(), dim=1)
+        keys = dist.gather(functional.normalize(key.detach().float(), dim=1))  # (world * batch, width)
+        place = dist.first_row(len(queries)) + torch.arange(len(queries), device=queries.device)
+        found = _contrast(queries @ keys.T / temperature, place, temperature)
+        return found._replace(loss=2 * temperature * found.loss)
+
+
+def _contrast(logits: Tensor, positive: Tensor, temperature: float) -> Contrast:
+    """Cross entropy of (rows, columns) with `positive` (rows,), the column of each row's other view."""
+    similarity = logits.detach().gather(1, positive[:, None]) * temperature
+    nearest = logits.detach().argmax(dim=1) == positive
+    return Contrast(functional.cross_entropy(logits, positive), similarity.mean(), nearest.float().mean())

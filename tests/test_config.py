@@ -130,3 +130,23 @@ def test_every_shipped_config_loads(path: Path) -> None:
     overrides = ["data.shards=out/x", "out=runs/x"]
     run = config.load(path, overrides, methods.config_type, methods.available())
     assert run.method_name in methods.available()
+
+
+@pytest.mark.parametrize("name", ["simclr", "mocov3"])
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.accumulate=2", r"train\.accumulate \(2\) must be 1 for {}: its loss compares the samples"),
+        ("data.batch_size=1", r"data\.batch_size \(1\) must be at least 2 for {}: its loss compares"),
+    ],
+)
+def test_what_compares_samples_needs_whole_batches(
+    tmp_path: Path, name: str, override: str, said: str
+) -> None:
+    path = shipped.folder("configs") / "pretrain" / f"debug_{name}.yaml"
+    overrides = ["data.shards=s", "out=o", override]
+    with pytest.raises(ConfigError, match=said.format(name)) as caught:
+        config.load(path, overrides, methods.config_type)
+    assert len(caught.value.problems) == 1
+    other = path.with_name("debug_mae.yaml")
+    config.load(other, overrides, methods.config_type)

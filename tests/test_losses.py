@@ -1,7 +1,11 @@
 """Losses against slow loops written from the formula."""
 
+import math
+
 import pytest
 import torch
+from lightly.loss import NTXentLoss
+from torch import Tensor
 
 from ssl_retina import losses
 
@@ -47,3 +51,92 @@ def test_a_black_patch_costs_no_infinity() -> None:
     loss.backward()
     assert loss.item() < 1e-3
     assert bool(torch.isfinite(predicted.grad).all())
+
+
+def _cosine(left: Tensor, right: Tensor) -> float:
+    a, b = left.double().tolist(), right.double().tolist()
+    inner = sum(x * y for x, y in zip(a, b, strict=True))
+    return inner / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
+
+
+def slow_nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[float, float, float]:
+    """Eq. 1 of the paper with pairs (2k - 1, 2k) interleaved, as it numbers them; loss, similarity, top-1."""
+    every = [one for pair in zip(first, second, strict=True) for one in pair]
+    loss, similarity, nearest = 0.0, 0.0, 0
+    for i in range(len(every)):
+        j = i + 1 if i % 2 == 0 else i - 1
+        others = [k for k in range(len(every)) if k != i]
+        denominator = sum(math.exp(_cosine(every[i], every[k]) / temperature) for k in others)
+        loss -= math.log(math.exp(_cosine(every[i], every[j]) / temperature) / denominator)
+        similarity += _cosine(every[i], every[j])
+        nearest += max(others, key=lambda k, i=i: _cosine(every[i], every[k])) == j
+    return loss / len(every), similarity / len(every), nearest / len(every)
+
+
+def slow_moco(query: Tensor, key: Tensor, temperature: float) -> tuple[float, float, float]:
+    """`ctr` of algorithm 1: labels are the row numbers, 2 * tau * cross entropy."""
+    loss, similarity, nearest = 0.0, 0.0, 0
+    for i in range(len(query)):
+        denominator = sum(math.exp(_cosine(query[i], one) / temperature) for one in key)
+        loss -= math.log(math.exp(_cosine(query[i], key[i]) / temperature) / denominator)
+        similarity += _cosine(query[i], key[i])
+        nearest += max(range(len(key)), key=lambda k, i=i: _cosine(query[i], key[k])) == i
+    return 2 * temperature * loss / len(query), similarity / len(query), nearest / len(query)
+
+
+def _pair(count: int) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(count)
+    first = torch.randn(count, 6) * 3
+    return first, first + 2 * torch.randn(count, 6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize("temperature", [0.1, 0.2, 1.0])
+def test_contrastive_losses_equal_the_slow_loops(count: int, temperature: float) -> None:
+    for fast, slow in ((losses.nt_xent, slow_nt_xent), (losses.moco_contrast, slow_moco)):
+        found = fast(*_pair(count), temperature=temperature)
+        expected = slow(*_pair(count), temperature)
+        assert [float(value) for value in found] == pytest.approx(expected, rel=1e-5, abs=1e-6), fast
+
+
+def test_nt_xent_is_lightlys() -> None:
+    """Loss and gradient of the library that it stands in for."""
+    results = []
+    for loss in (
+        lambda *pair: losses.nt_xent(*pair, temperature=0.1).loss,
+        NTXentLoss(temperature=0.1),
+    ):
+        first, second = (one.requires_grad_() for one in _pair(5))
+        value = loss(first, second)
+        value.backward()
+        results.append((value.detach(), first.grad, second.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [losses.nt_xent, losses.moco_contrast])
+def test_contrast_is_fp32_under_autocast(loss: object) -> None:
+    """At temperature 0.01 a similarity in bf16 would be wrong by up to 0.4 after the division."""
+    assert callable(loss)
+    pair = [one.bfloat16() for one in _pair(7)]
+    exact = loss(*(one.float() for one in pair), temperature=0.01).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = loss(*pair, temperature=0.01).loss
+    assert found.dtype == torch.float32
+    assert torch.equal(found, exact)
+
+
+def test_keys_get_no_gradient() -> None:
+    query, key = (one.requires_grad_() for one in _pair(4))
+    losses.moco_contrast(query, key, temperature=0.2).loss.backward()
+    assert key.grad is None
+    assert query.grad is not None
+
+
+def test_features_that_all_collapse_cost_log_of_the_choices() -> None:
+    """A zero vector has no direction: no NaN, similarity 0 to all."""
+    zero = torch.zeros(4, 6, requires_grad=True)
+    loss = losses.nt_xent(zero, zero, temperature=0.1).loss
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(7))
+    assert bool(zero.grad.isfinite().all())

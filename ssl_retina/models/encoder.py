@@ -42,18 +42,20 @@ class Encoder(nn.Module):
             if rate > 0:
                 block.drop_path1, block.drop_path2 = DropPath(), DropPath()
 
-    def forward(self, images: Tensor, clock: Clock, position: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, clock: Clock, position: Tensor, keep: Tensor | None = None, *, view: int = 0
+    ) -> Tensor:
         """Encode (batch, 3, H, W) into (batch, prefix + kept, width), after the final norm.
 
         `keep` (batch, kept) names the patches that are encoded, row by row from the top left; without it
-        all are. `position` (batch,) keys the drop path of each sample.
+        all are. `position` (batch,) and `view` key the drop path of each sample.
         """
         vit = self.vit
         tokens = vit._pos_embed(vit.patch_embed(images))  # (batch, prefix + patches, width)
         if keep is not None:
             tokens = self._kept(tokens, keep)
         tokens = vit.norm_pre(tokens)
-        scales = self._scales(clock, position)
+        scales = self._scales(clock, position, view)
         for number, block in enumerate(vit.blocks):
             tokens = blocks.run(block, tokens, scales[number], recompute=self.checkpointing)
         normalised: Tensor = vit.norm(tokens)
@@ -70,19 +72,23 @@ class Encoder(nn.Module):
         pooled: Tensor = self.vit(images)
         return pooled
 
+    def freeze_patch_embedding(self) -> None:
+        """Train everything but the patch embedding (Chen, Xie and He 2021, section 4)."""
+        self.vit.patch_embed.requires_grad_(False)
+
     def _kept(self, tokens: Tensor, keep: Tensor) -> Tensor:
         """The prefix and, for every sample, its own patches."""
         prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
         return torch.cat((prefix, utils.get_at_index(patches, keep)), dim=1)
 
-    def _scales(self, clock: Clock, position: Tensor) -> Sequence[Tensor | None]:
+    def _scales(self, clock: Clock, position: Tensor, view: int) -> Sequence[Tensor | None]:
         """For every block (2, batch, 1, 1): the factors of its two branches; None where nothing is dropped.
 
         Stochastic depth (Huang et al. 2016), linear in depth as in timm, and scaled to keep the mean.
         """
         if not self.training or not any(self.drop_rates):
             return (None,) * self.depth
-        draws = clock.uniform("drop_path", position, 2 * self.depth)
+        draws = clock.uniform("drop_path", position, 2 * self.depth, view)
         draws = draws.T.reshape(self.depth, 2, -1, 1, 1)
         return [
             (draw >= rate).to(torch.float32) / (1 - rate) if rate > 0 else None

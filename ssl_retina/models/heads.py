@@ -1,13 +1,17 @@
 """What methods put behind the encoder and throw away after training.
 
-In: tokens of the encoder. Out: what the method's loss compares, such as predicted patches.
+In: tokens of the encoder, or a vector of an image. Out: what the method's loss compares.
 """
+
+from collections.abc import Sequence
 
 import torch
 from lightly.models import utils
+from lightly.models.modules.heads import ProjectionHead
 from lightly.models.modules.masked_vision_transformer_decoder_timm import MaskedVisionTransformerDecoderTIMM
 from torch import Tensor, nn
 
+from ssl_retina import dist
 from ssl_retina.contract import Encoder
 from ssl_retina.models import blocks
 
@@ -53,3 +57,25 @@ class PatchDecoder(nn.Module):
             self.decoder.norm(utils.get_at_index(full, hidden + self.prefix_tokens))
         )
         return predicted
+
+
+def mlp(widths: Sequence[int], *, last_affine: bool) -> ProjectionHead:
+    """Linear layers of these widths, each with batch norm over all ranks, ReLU between: lightly's module.
+
+    With `last_affine` it is lightly's SimCLRProjectionHead (Chen et al. 2020, batch norm after the last
+    layer as in the authors' code). Without, the last batch norm has no weight and bias, as in the projector
+    and the predictor of MoCo v3 for ViTs (Chen, Xie, He 2021, section 5, and the authors' code); lightly's
+    MoCoProjectionHead has them there. Linear layers have no bias, which batch norm would remove.
+    """
+    last = len(widths) - 2
+    return ProjectionHead(
+        [
+            (
+                given,
+                wanted,
+                dist.BatchNorm1d(wanted, affine=last_affine or number < last),
+                nn.ReLU() if number < last else None,
+            )
+            for number, (given, wanted) in enumerate(zip(widths, widths[1:], strict=False))
+        ]
+    )

@@ -6,9 +6,15 @@ In: `Facts`. Out: Markdown text without a path, a host or a user's name.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from ssl_retina import config
+from ssl_retina.contract import Pool
+
+POOLED: Mapping[Pool, str] = MappingProxyType(
+    {"avg": "the mean of the patch tokens", "token": "the class token"}
+)
 
 PSEUDONYMISED = """\
 The photographs were pseudonymised, not anonymised: ids were replaced under a secret key and free text was
@@ -30,6 +36,7 @@ class DataSet:
 class Facts:
     """Everything the card says; nothing that a clock says, so that equal weights have equal cards.
 
+    pooling: how timm makes the features of the tokens. objective: the method in a sentence.
     recipe: the run's config without paths. checkpoint: what stands beside the weights (`step`, `data`,
     `world_size`, `versions`, `commit`, `changes`). operations: floating-point operations of the whole
     training. progress: the values last logged up to that step.
@@ -38,8 +45,10 @@ class Facts:
     architecture: str
     parameters: int
     features: int
+    pooling: Pool
     preparation: Mapping[str, Any]
     method: str
+    objective: str
     steps: int
     batch_size: int
     recipe: Mapping[str, Any]
@@ -87,7 +96,7 @@ import timm
 model = timm.create_model("local-dir:FOLDER", pretrained=True)  # FOLDER: where this file lies
 ```
 
-`model(images)` gives (batch, {facts.features}): the mean of the patch tokens after the final norm.
+`model(images)` gives (batch, {facts.features}): {POOLED[facts.pooling]} after the final norm.
 `num_classes=3` adds a fresh head, `img_size=...` resamples the position embedding, `in_chans=1` folds the
 colour channels. Images: the whole photograph, cropped to the illuminated field, padded square, resized to
 {size} x {size} ({preparation["interpolation"]}), RGB in [0, 1], then minus {_numbers(preparation["mean"])}
@@ -126,7 +135,8 @@ def _training(facts: Facts) -> str:
     recipe = json.dumps(facts.recipe, indent=1, sort_keys=True, ensure_ascii=False)
     return f"""## Training
 
-- Objective: {facts.method}; {step} of {facts.steps} steps ({state})
+- Objective: {facts.objective}
+- {step} of {facts.steps} steps ({state})
 - {facts.batch_size} photographs a step, {step * facts.batch_size} seen in all
 - Compute: about {facts.operations:.2g} floating-point operations in {known["world_size"]} process(es);
   how long they took is in the run's metrics and not here, so that equal weights have equal cards
@@ -149,6 +159,8 @@ def _progress(progress: Mapping[str, Any]) -> str:
     named = {
         "loss": "Training loss at the end",
         "held_out_loss": "Held-out loss",
+        "positive_similarity": "Cosine similarity of two views of a photograph at the end",
+        "contrast_top1": "Share of views whose other view was the nearest at the end",
         "feature_rank": "Effective rank of the features (RankMe)",
     }
     lines = [f"- {text}: {progress[key]:.4g}" for key, text in named.items() if progress.get(key) is not None]

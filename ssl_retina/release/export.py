@@ -103,7 +103,7 @@ def _method(trained: Trained) -> Any:
         run.method, partial(encoder.build, run.model, checkpointing=False)
     )
     weights.load_into(method, trained.tensors, "the checkpoint")
-    return method.eval().requires_grad_(False)
+    return method.eval()
 
 
 def _tensors(product: Encoder) -> dict[str, Tensor]:
@@ -146,8 +146,10 @@ def _facts(trained: Trained, method: Any, description: Mapping[str, Any]) -> car
         architecture=description["architecture"],
         parameters=sum(parameter.numel() for parameter in product.vit.parameters()),
         features=product.width,
+        pooling=product.pooling,
         preparation=description["pretrained_cfg"],
         method=run.method_name,
+        objective=facts.objective(run.method_name),
         steps=run.train.steps,
         batch_size=run.data.batch_size,
         recipe=facts.recipe(run),

@@ -22,6 +22,13 @@ METRICS_NAME = "metrics.jsonl"
 COUNTED = ("modality", "device", "eye")
 
 
+def objective(method: str) -> str:
+    """The first paragraph of the method's file, on one line."""
+    text = methods.load(method).__doc__
+    assert text is not None
+    return " ".join(text.split("\n\n", 1)[0].split())
+
+
 def recipe(run: config.Run) -> dict[str, Any]:
     """The config as the card shows it: no path, no tracking, nothing of the machine."""
     content = run.dump()
@@ -48,15 +55,17 @@ def progress(run_dir: Path, step: int) -> dict[str, Any]:
 
 
 def step_operations(run: config.Run, method: nn.Module) -> float:
-    """Floating-point operations of one optimiser step, about: one forward pass counted, its backward twice.
+    """Floating-point operations of one optimiser step, about.
 
-    Counted by torch on an evaluation pass of two samples; what the optimiser does is left out.
+    Counted by torch on a forward and a backward pass of two samples, so that a teacher or a frozen part,
+    which have no backward pass, count for what they cost; what the optimiser does is left out.
     """
     spec = methods.load(run.method_name).views(run.method, run.model.image_size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        method.eval()(_blank(spec), Clock(0, 1, run.seed))
-    forward: int = counter.get_total_flops()
-    return 3 * forward / 2 * run.data.batch_size
+    with FlopCounterMode(display=False) as counter:
+        method.eval()(_blank(spec), Clock(0, 1, run.seed)).loss.backward()
+    method.zero_grad()
+    counted: int = counter.get_total_flops()
+    return counted / 2 * run.data.batch_size
 
 
 def _blank(spec: ViewSpec) -> Batch:

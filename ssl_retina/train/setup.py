@@ -122,10 +122,9 @@ def remarks(run: Run, source: Source, micro_batch: int) -> list[str]:
             f"schedule.warmup_steps={steps // 20}"
         )
     if micro_batch > LARGE_ON_CPU and dist.device().type == "cpu":
-        said.append(
-            f"{micro_batch} photographs in one forward pass on a CPU take much memory; "
-            f"train.accumulate={micro_batch * run.train.accumulate // LARGE_ON_CPU} divides them"
-        )
+        divided = f"train.accumulate={micro_batch * run.train.accumulate // LARGE_ON_CPU} divides them"
+        remedy = "lower data.batch_size" if run.method.couples_batch else divided
+        said.append(f"{micro_batch} photographs in one forward pass on a CPU take much memory; {remedy}")
     if 0 < source.held_out_samples < FEW_HELD_OUT:
         said.append(f"only {source.held_out_samples} held-out photographs: the held-out loss says little")
     return said

@@ -22,17 +22,25 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from ssl_retina import cli, config, methods, shards
-from ssl_retina.contract import uniform
+from ssl_retina.contract import Clock, uniform
 from ssl_retina.errors import CheckpointError, StateError
 from ssl_retina.models import encoder
 from ssl_retina.models.encoder import Encoder
 from ssl_retina.release import check, export, facts
 from ssl_retina.train import checkpoint
 
+OTHERS: list[tuple[dict[str, Any], str]] = [
+    ({"name": "simclr", "projector_hidden": 32, "projector_out": 16, "pool": "avg"}, "avg"),
+    ({"name": "simclr", "projector_hidden": 32, "projector_out": 16, "pool": "token"}, "token"),
+    ({"name": "mocov3", "hidden": 32, "out": 16}, "token"),
+    ({"name": "mocov3", "hidden": 32, "out": 16, "pool": "avg"}, "avg"),
+]
+"""Sections of methods, and how their products pool."""
+
 NAMES = ["README.md", "SHA256SUMS", "config.json", "model.safetensors"]
 
 
-def _run(folder: Path, out: Path) -> config.Run:
+def _run(folder: Path, out: Path, method: Mapping[str, Any] | None = None) -> config.Run:
     content = {
         "out": str(out),
         "data": {"shards": str(folder), "batch_size": 8, "where": "split != test"},
@@ -43,7 +51,7 @@ def _run(folder: Path, out: Path) -> config.Run:
             "depth": 2,
             "drop_path": 0.2,
         },
-        "method": {"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 4},
+        "method": method or {"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 4},
         "train": {"steps": 20},
     }
     return config.parse(content, methods.config_type)
@@ -52,7 +60,8 @@ def _run(folder: Path, out: Path) -> config.Run:
 def _shaken(run: config.Run) -> torch.nn.Module:
     """The method with weights that no initialisation gives."""
     torch.manual_seed(0)
-    method = methods.load("mae").Method(run.method, partial(encoder.build, run.model, checkpointing=False))
+    make = partial(encoder.build, run.model, checkpointing=False)
+    method = methods.load(run.method_name).Method(run.method, make)
     with torch.no_grad():
         for number, parameter in enumerate(method.parameters()):
             noise = uniform(number, "shake", torch.arange(1), parameter.numel()).view_as(parameter)
@@ -229,6 +238,61 @@ def test_same_checkpoint_same_bytes(trained: tuple[config.Run, Encoder, Path], t
     other = export.export(run.out, tmp_path / "b")
     for name in NAMES:
         assert (other / name).read_bytes() == (out / name).read_bytes()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("section", "pool"), OTHERS, ids=lambda value: str(value)[:16])
+def test_law_6_what_a_method_pooled_is_what_plain_timm_gives(
+    trained: tuple[config.Run, Encoder, Path], tmp_path: Path, section: dict[str, Any], pool: str
+) -> None:
+    """Against the vector that the loss was computed from."""
+    run = _run(trained[0].data.shards[0], tmp_path / "run", section)
+    method = _shaken(run).eval()
+    out = export.write(_committed(run, method), tmp_path / "out")
+    model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+    product: Encoder = method.exported()
+    with torch.no_grad():
+        tokens = product(_images(), Clock(0, 1, 0), torch.arange(3))
+        torch.testing.assert_close(model(_images()), product.pool(tokens), rtol=1e-5, atol=1e-6)
+        other = tokens[:, 0] if pool == "avg" else tokens[:, 1:].mean(dim=1)
+        assert float((model(_images()) - other).abs().max()) > 0.1
+    stored = load_file(out / "model.safetensors")
+    assert stored.keys() == product.vit.state_dict().keys(), "neither teacher nor heads"
+    assert json.loads((out / "config.json").read_text())["global_pool"] == pool
+    card = (out / "README.md").read_text()
+    assert {"avg": "the mean of the patch tokens", "token": "the class token"}[pool] in card
+    assert f"pretrained with {section['name']}" in card
+    assert {"simclr": "- Objective: SimCLR: two views", "mocov3": "- Objective: MoCo v3: each"}[
+        section["name"]
+    ] in card
+    assert "Share of views whose other view was the nearest at the end: 0.75" in card
+
+
+def test_law_6_a_class_token_in_another_process(
+    trained: tuple[config.Run, Encoder, Path], tmp_path: Path
+) -> None:
+    """MoCo v3's product: `write` itself asks plain timm in a process without ssl_retina."""
+    run = _run(trained[0].data.shards[0], tmp_path / "run", OTHERS[2][0])
+    out = export.write(_committed(run, _shaken(run).eval()), tmp_path / "out")
+    assert sorted(path.name for path in out.iterdir()) == NAMES
+
+
+def _committed(run: config.Run, method: torch.nn.Module) -> export.Trained:
+    _commit(run, method.state_dict())
+    known = checkpoint.load_facts(checkpoint.newest(run.out))
+    return export.Trained(run, method.state_dict(), known, {"contrast_top1": 0.75})
+
+
+@pytest.mark.usefixtures("quick")
+def test_operations_count_no_backward_pass_of_a_teacher(
+    trained: tuple[config.Run, Encoder, Path], tmp_path: Path
+) -> None:
+    """Two views: SimCLR 2 x (1 + 2) passes of the encoder, MoCo v3 two forward passes more."""
+    counts = []
+    for section in (OTHERS[1][0], OTHERS[2][0]):
+        run = _run(trained[0].data.shards[0], tmp_path, section)
+        counts.append(facts.step_operations(run, _shaken(run)))
+    assert counts[1] / counts[0] == pytest.approx(8 / 6, rel=0.05)
 
 
 def _trained(run: config.Run, state: Mapping[str, Tensor]) -> export.Trained:

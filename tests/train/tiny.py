@@ -11,6 +11,12 @@ from ssl_retina.config import Run
 SAMPLES = 61
 STEPS = 12
 
+METHODS: dict[str, dict[str, Any]] = {
+    "mae": {"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 4},
+    "simclr": {"name": "simclr", "projector_hidden": 32, "projector_out": 16},
+    "mocov3": {"name": "mocov3", "hidden": 32, "out": 16, "momentum": 0.9},
+}
+
 
 def make_shards(folder: Path) -> Path:
     """61 samples of 23 patients in 2 shards."""
@@ -36,7 +42,7 @@ def values(shards: Path, out: Path) -> dict[str, Any]:
             "depth": 2,
             "drop_path": 0.3,
         },
-        "method": {"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 4},
+        "method": dict(METHODS["mae"]),
         "optim": {"learning_rate": 0.05, "layer_decay": 0.75, "epsilon": 1e-5},
         "schedule": {"warmup_steps": 3},
         "train": {"steps": STEPS, "precision": "fp32", "skipped_limit": 3},

@@ -1,0 +1,105 @@
+"""Collectives with gradient, batch norm and contrastive losses on one rank or several, for one comparison.
+
+`python contrast_ranks.py FOLDER`: this rank's part of the work, into FOLDER/RANK.pt.
+"""
+
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ssl_retina import dist, losses
+
+SAMPLES, WIDTH = 6, 5
+
+Result = dict[str, Tensor]
+
+
+def rows(seed: int) -> Tensor:
+    """The global batch, the same on every rank."""
+    return torch.randn(SAMPLES, WIDTH, generator=torch.Generator().manual_seed(seed)) * 2 + 1
+
+
+def own(value: Tensor) -> Tensor:
+    """This rank's part of it, as a leaf."""
+    count = SAMPLES // dist.world_size()
+    return value[dist.rank() * count :][:count].clone().requires_grad_()
+
+
+def weighted(value: Tensor) -> Tensor:
+    """A scalar whose gradient differs from entry to entry and from rank to rank."""
+    weights = torch.arange(1.0, value.numel() + 1).view_as(value) * (1 + dist.rank())
+    return (weights * value.square()).sum()
+
+
+def gathered() -> Result:
+    given = own(rows(0))
+    every = dist.gather(given)
+    weighted(every).backward()
+    return {
+        "value": every.detach(),
+        "gradient": given.grad,
+        "first": torch.tensor(dist.first_row(len(given))),
+    }
+
+
+def summed() -> Result:
+    given = own(rows(1))
+    total = dist.total(given.sum(dim=0))
+    weighted(total).backward()
+    return {"value": total.detach(), "gradient": given.grad}
+
+
+def normalised() -> Result:
+    """Two batches, the second with a NaN on the last rank alone."""
+    norm = dist.BatchNorm1d(WIDTH)
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(0.5, 2, WIDTH))
+    given = own(rows(2))
+    answer = norm(given)
+    (answer * own(rows(3)).detach()).square().mean().backward()
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    broken = rows(4)
+    broken[-1, 0] = torch.nan
+    norm(own(broken))
+    after = {f"after/{name}": value for name, value in norm.state_dict().items()}
+    return {
+        "value": answer.detach(),
+        "gradient": given.grad,
+        "weight": norm.weight.grad,
+        "bias": norm.bias.grad,
+        **before,
+        **after,
+    }
+
+
+def contrasted(loss: Callable[..., losses.Contrast]) -> Result:
+    first, second = own(rows(5)), own(rows(6))
+    found = loss(first, second, temperature=0.3)
+    found.loss.backward()
+    logs = torch.stack((found.loss.detach(), found.positive_similarity, found.contrast_top1))
+    gradients = {"first": first.grad}
+    if second.grad is not None:
+        gradients["second"] = second.grad
+    return {"logs": logs, **gradients}
+
+
+def everything() -> dict[str, Result]:
+    return {
+        "gather": gathered(),
+        "total": summed(),
+        "norm": normalised(),
+        "nt_xent": contrasted(losses.nt_xent),
+        "moco": contrasted(losses.moco_contrast),
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with dist.joined(timedelta(seconds=60)):
+        torch.save(everything(), Path(sys.argv[1], f"{dist.rank()}.pt"))
+        dist.barrier()
+        torch.distributed.destroy_process_group()
