@@ -39,6 +39,10 @@ STAGE_3 = {
     # own 1e9 elements would keep a whole ViT-Large, and the stage would save nothing while a step runs
     "stage3_max_reuse_distance": 4 * BUCKET_ELEMENTS,
     "stage3_max_live_parameters": 8 * BUCKET_ELEMENTS,
+    # otherwise torch.nn.functional.linear is replaced for the whole process, for good, by one that rounds
+    # twice in bf16. It would keep no bf16 copies of the weights for the backward pass; neither does
+    # train.activation_checkpointing
+    "memory_efficient_linear": False,
 }
 """What stage 3 keeps whole, and for how long, in elements."""
 

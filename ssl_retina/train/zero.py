@@ -25,7 +25,7 @@ from ssl_retina import dist
 
 
 class Partitions(Protocol):
-    """One layout of weights and moments over the ranks, and `contract.Weights`. All ranks must call together."""
+    """`contract.Weights`, and one layout of weights and moments over the ranks; all must call together."""
 
     def __call__(self, parameter: nn.Parameter) -> Tensor:
         """The full master of one parameter."""
