@@ -1,20 +1,21 @@
 """One rank of a group that steps real engines at every ZeRO stage: many small cases in one start.
 
-`python stages.py FOLDER SUITE`: what each case ended with goes to FOLDER/CASE.pt, from the first rank.
+`python stages.py FOLDER SUITE ...`: what each case ended with goes to FOLDER/CASE.pt, from the first rank.
 Every world sees the same global batches of 12 random images, so their results can be compared.
 """
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import tiny
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ssl_retina import dist, launch, methods
 from ssl_retina.config import Run
@@ -25,7 +26,7 @@ from ssl_retina.train.engine import Engine, State, process_group
 BATCH = 12
 """Shared evenly by 1, 2 and 3 ranks."""
 
-STEPS = 5
+STEPS = 4
 BROKEN = 2
 """In this step the last rank's loss is NaN."""
 
@@ -92,7 +93,7 @@ class Case:
             output = self.engine.forward(batch(self.config, number, views=self.views), clock)
             worst = float("nan") if broken and dist.rank() == dist.world_size() - 1 else 0.0
             self.engine.backward(output.loss + worst)
-            applied = self.engine.step(0.01)
+            applied = self.engine.step(0.001)
         self.found["losses"].append(float(dist.mean(output.loss)))
         self.found["applied"].append(applied)
         self.found["norms"].append(self.engine.gradient_norm() if applied else None)
@@ -133,7 +134,7 @@ def held(method: nn.Module) -> dict[str, int]:
     return {"whole": int(dist.maximum(whole)), "parts": int(dist.maximum(parts))}
 
 
-def collectives(work: Any) -> list[str]:
+def collectives(work: Callable[[], object]) -> list[str]:
     """Names of the collectives that a call makes on this rank."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         work()
@@ -141,56 +142,73 @@ def collectives(work: Any) -> list[str]:
 
 
 def stepped(folder: Path, case: str, config: Run) -> None:
-    """Evaluate, step, break one step, evaluate, step: one case of every method, stage and precision."""
+    """Evaluate, step, break a step, evaluate, save, step: what every method, stage and precision does."""
     one = Case(config)
     one.evaluate()
     for number in range(STEPS):
         before = one.engine.state() if number == BROKEN else None
         one.step(number, broken=number == BROKEN)
-        if before is not None:
-            one.found["unchanged"] = same(before, one.engine.state())
-            one.evaluate()
+        if before is None:
+            continue
+        half = one.engine.state()
+        one.found["unchanged"] = same(before, half)
+        if dist.is_first():
+            torch.save(dataclasses.asdict(half), folder / f"half-{case}.pt")
+        one.evaluate()
     one.found["held"] = held(one.method)
     one.found["elements"] = one.elements
     one.end(folder, case)
 
 
-def continued(folder: Path, case: str, config: Run, *, half: Path) -> None:
-    """Two more steps from a state of another world or stage; loading gives back what was saved."""
+def continued(folder: Path, half: Path, stage: int) -> None:
+    """The rest of the steps from a saved state; loading gives back what was saved."""
     kept = torch.load(half)
     state = State(kept["weights"], kept["moments"], kept["steps"])
-    one = Case(config, state=state)
+    one = Case(run(half.stem.split("-")[1], stage), state=state)
     loaded = one.engine.state()
     one.found["loaded"] = not dist.is_first() or same(loaded, state)
     one.evaluate()
-    for number in (STEPS, STEPS + 1):
+    for number in range(BROKEN + 1, STEPS):
         one.step(number)
-    one.end(folder, case)
+    one.end(folder, f"{half.stem}-at-{stage}")
 
 
-def taught(folder: Path) -> None:
-    """What the teacher's step costs, with parameters that are cut and with small ones that are kept whole."""
-    found = {}
-    for stage in (1, 3):
-        one = Case(run("mocov3", stage))
-        one.step(0)
-        method: Any = one.method
-        follow = lambda: method.after_step(Clock(1, 10, 3), one.engine.weights)  # noqa: E731
-        found[stage] = {"follow": collectives(follow), "state": collectives(one.engine.state)}
-        full = one.engine.weights(method.encoder.vit.blocks[0].attn.qkv.weight)
-        found[stage]["master"] = [full.clone()]
+def taught(stage: int) -> dict[str, Any]:
+    """The collectives of the teacher's step and of gathering the state; one master in full."""
+    one = Case(run("mocov3", stage))
+    one.step(0)
+    method: Any = one.method
+    return {
+        "follow": collectives(partial(method.after_step, Clock(1, 10, 3), one.engine.weights)),
+        "state": collectives(one.engine.state),
+        "master": one.engine.weights(method.encoder.vit.blocks[0].attn.qkv.weight).clone(),
+    }
+
+
+def teaching(folder: Path) -> None:
+    """What the teacher's step costs: whole parameters, parts, and parts beside small whole copies."""
+    found = {"whole": taught(1), "kept": taught(3)}
+    with biting():
+        found["cut"] = taught(3)
     if dist.is_first():
         torch.save(found, folder / "taught.pt")
     dist.barrier()
 
 
+def quick(folder: Path) -> None:
+    """The method that has it all: a frozen embedding, a teacher, batch norm, drop path."""
+    for stage in (1, 3):
+        with biting():
+            stepped(folder, f"mocov3-{stage}-fp32", run("mocov3", stage))
+    teaching(folder)
+
+
 def everything(folder: Path) -> None:
-    """All methods at all stages; then the settings and flags that change no number."""
+    """All methods at all stages; then the settings that change no number."""
     for name in methods.available():
-        for precision in ("fp32", "bf16"):
-            for stage in (1, 2, 3):
-                with biting():
-                    stepped(folder, f"{name}-{stage}-{precision}", run(name, stage, precision))
+        for stage, precision in ((1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (3, "bf16")):
+            with biting():
+                stepped(folder, f"{name}-{stage}-{precision}", run(name, stage, precision))
         with biting():
             recomputed = run(name, 3, "bf16", train__activation_checkpointing=True)
             stepped(folder, f"{name}-3-recomputed", recomputed)
@@ -199,29 +217,28 @@ def everything(folder: Path) -> None:
         for stage in (1, 3):
             accumulated = run("mae", stage, train__accumulate=2, optim__clip_norm=0.01)
             stepped(folder, f"mae-{stage}-accumulated", accumulated)
-        taught(folder)
 
 
 def continuing(folder: Path) -> None:
-    """States that other worlds left as FOLDER/half-CASE.pt, continued at stages 1 and 3."""
-    for half in sorted(folder.glob("half-*.pt")):
-        name = half.stem.split("-")[1]
+    """Every saved fp32 state in FOLDER, of whatever world and stage, continued at stages 1 and 3."""
+    for half in sorted(folder.glob("half-*-fp32.pt")):
         for stage in (1, 3):
             with biting():
-                continued(folder, f"{half.stem}-at-{stage}", run(name, stage), half=half)
+                continued(folder, half, stage)
 
 
-SUITES = {"everything": everything, "continuing": continuing}
+SUITES = {"quick": quick, "everything": everything, "continuing": continuing}
 
 
-def tensors(found: dict[str, Any]) -> dict[str, Tensor]:
-    """Weights and moments of a case."""
-    return {**found["weights"], **found["moments"]}
+def all_of(suites: Sequence[str], folder: Path) -> None:
+    """In the group that this process is in, with kernels that give the same bits again."""
+    with setup._deterministic():
+        for suite in suites:
+            SUITES[suite](folder)
 
 
 if __name__ == "__main__":
     launch.end_with_parent()
     torch.set_num_threads(1)
-    with process_group(), setup._deterministic():
-        for suite in sys.argv[2:]:
-            SUITES[suite](Path(sys.argv[1]))
+    with process_group():
+        all_of(sys.argv[2:], Path(sys.argv[1]))

@@ -1,7 +1,6 @@
 """Laws 3 and 4 for MAE on the real engine: two gloo ranks equal one, a resumed run equals a whole one."""
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ HERE = Path(__file__).parent
 
 
 def _ranks(folder: Path, count: int) -> None:
-    environment = {"PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "DS_ACCELERATOR": "cpu"}
+    environment = {"PYTHONPATH": tiny.python_path(), "DS_ACCELERATOR": "cpu"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)

@@ -1,5 +1,6 @@
 """A run that takes a second: a ViT of two blocks, with drop path and an odd number of samples."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,12 @@ from ssl_retina.config import Run
 
 SAMPLES = 61
 STEPS = 12
+
+
+def python_path() -> str:
+    """For ranks that import these test files, and the package from where this process has it."""
+    here = Path(__file__).parent
+    return os.pathsep.join([str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def make_shards(folder: Path) -> Path:
