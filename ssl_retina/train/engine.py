@@ -135,6 +135,7 @@ class Engine:
         self._engine.train()
         if self._begins:
             self._buffers.keep()
+            self.weights.begin()
             self._begins = False
         output = self._engine(batch, clock)
         assert isinstance(output, Output)

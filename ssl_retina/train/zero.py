@@ -59,6 +59,10 @@ class Partitions(Protocol):
         """Make AdamW's moments known to the parameters, once they are there."""
         ...
 
+    def begin(self) -> None:
+        """Forget the gradients of the last step, before the first backward pass of the next."""
+        ...
+
     def evaluated(self, method: nn.Module) -> contextlib.AbstractContextManager[None]:
         """While it is open, the method and its modules can be called outside of a training step."""
         ...
@@ -110,6 +114,9 @@ class Whole:
     def link(self) -> None:
         """DeepSpeed would do it after the first step."""
         self._zero._lazy_init_hp_params_optimizer_state()
+
+    def begin(self) -> None:
+        """DeepSpeed does so."""
 
     def evaluated(self, method: nn.Module) -> contextlib.AbstractContextManager[None]:
         """Nothing is missing at these stages."""
@@ -175,6 +182,10 @@ class Cut:
 
     def link(self) -> None:
         """They are looked up in AdamW's own state each time."""
+
+    def begin(self) -> None:
+        """DeepSpeed would apply the last gradient again to a parameter that gets none in a step."""
+        self._zero.grad_partitions_flat_buffer.zero_()
 
     @contextlib.contextmanager
     def evaluated(self, method: nn.Module) -> Iterator[None]:

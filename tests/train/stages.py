@@ -200,6 +200,7 @@ def quick(folder: Path) -> None:
     for stage in (1, 3):
         with biting():
             stepped(folder, f"mocov3-{stage}-fp32", run("mocov3", stage))
+    stepped(folder, "mocov3-3-kept", run("mocov3", 3))
     teaching(folder)
 
 

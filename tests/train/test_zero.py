@@ -104,7 +104,20 @@ def learned(found: dict[str, Any], before: dict[str, Any], name: str) -> bool:
 
 
 def test_two_ranks_at_stage_3_are_stage_1_bit_for_bit(quick: Path) -> None:
-    assert_bits(result(quick, "mocov3-1-fp32"), result(quick, "mocov3-3-fp32"))
+    for case in ("3-fp32", "3-kept"):
+        assert_bits(result(quick, "mocov3-1-fp32"), result(quick, f"mocov3-{case}"))
+
+
+def test_a_nan_on_one_rank_leaves_everything_as_it_was(quick: Path) -> None:
+    """Student, teacher, running statistics, moments."""
+    for case in ("1-fp32", "3-fp32", "3-kept"):
+        found = result(quick, f"mocov3-{case}")
+        assert found["applied"] == [number != stages.BROKEN for number in range(stages.STEPS)]
+        assert found["unchanged"]
+
+
+def test_each_rank_holds_its_part_between_steps(quick: Path) -> None:
+    assert_memory(quick, "mocov3")
 
 
 def test_the_teacher_follows_and_what_is_frozen_stays(quick: Path) -> None:
