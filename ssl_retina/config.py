@@ -128,11 +128,16 @@ class Schedule(Section):
 
 
 class Train(Section):
-    """How the steps are computed. `skipped_limit`: non-finite steps in a row before the run stops."""
+    """How the steps are computed.
+
+    zero_stage: what is shared out over the ranks: 1 masters and moments, 2 gradients too, 3 weights too,
+        for models that do not fit otherwise.
+    skipped_limit: non-finite steps in a row before the run stops.
+    """
 
     steps: Positive
     precision: Literal["bf16", "fp32"] = "bf16"
-    zero_stage: Literal[1, 2] = 1
+    zero_stage: Literal[1, 2, 3] = 1
     accumulate: Positive = 1
     activation_checkpointing: bool = False
     skipped_limit: Positive = 10

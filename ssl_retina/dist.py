@@ -123,6 +123,16 @@ def gather_objects(value: Any) -> list[Any]:
     return gathered
 
 
+def gather_on_first(part: Tensor) -> list[Tensor] | None:
+    """Every rank's equally long detached tensor, in rank order, on the first rank; None on the others."""
+    if not c10d.is_initialized():
+        return [part.detach()]
+    own = part.detach().contiguous()
+    parts = [torch.empty_like(own) for _ in range(world_size())] if is_first() else None
+    c10d.gather(own, parts, dst=0)
+    return parts
+
+
 def first_decides(decide: Callable[[], T]) -> T:
     """Ask `decide` on the first rank; every rank gets its answer, or raises its UserError.
 

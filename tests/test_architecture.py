@@ -33,7 +33,7 @@ ROWS = (
 )
 SIBLINGS_APART = {"archive", "data", "models", "losses", "release", "probe"}
 OWNERS = {
-    "deepspeed": {"train/engine.py"},
+    "deepspeed": {"train/engine.py", "train/zero.py"},
     "wandb": {"train/tracking.py"},
     "tensorboard": {"train/tracking.py"},
     "webdataset": {"archive/", "data/"},

@@ -128,20 +128,21 @@ class Source:
             yield self._count.checked(loaded, micro_batch)
 
     def held_out(self, *, rank: int, world: int, batch: int, limit: int) -> Iterator[Batch]:
-        """This rank's share of at most `limit` held-out samples, in a fixed order with fixed views.
+        """This rank's share of about `limit` held-out samples, in a fixed order with fixed views.
 
-        Every rank gets as many batches as every other, all of one size; a rest that does not fill a batch
-        on every rank is left out (batches shrink where there are fewer than one for each rank).
+        Global batches of world * batch, of which every rank gets as many as every other: as many as are
+        full, so that a number depends on world * batch alone and not on the ranks. Where the samples do not
+        fill one, they come again, in other views, until it is full.
         """
-        count = min(limit, self.held_out_samples)
-        size = min(batch, count // world)
-        if size == 0:
+        if not self.held_out_samples:
             return
+        whole = world * batch
+        count = max(min(limit, self.held_out_samples) // whole, 1)
         stream = Stream(self._sets, self._chosen.held_out, self._spec, seed=HELD_OUT_SEED)
-        starts = range(rank * size, count // (size * world) * size * world, size * world)
-        asked = (as_positions(first, size) for first in starts)
+        starts = range(rank * batch, count * whole, whole)
+        asked = (as_positions(first, batch) for first in starts)
         for loaded in _load(stream, asked, workers=self._workers):
-            yield self._count.checked(loaded, size)
+            yield self._count.checked(loaded, batch)
 
     def whole(self, rows: NDArray[np.int64], *, batch: int) -> Iterator[Batch]:
         """The whole images of these rows (counted through all sets, see `offsets`), recipe "plain"."""

@@ -1,7 +1,8 @@
-"""The only file that speaks to DeepSpeed: one optimiser step over all ranks, and its whole state.
+"""DeepSpeed as a training step: one optimiser step over all ranks, and its whole state.
 
 In: a method's module, its AdamW and how steps are cut. Out: forward, backward, step, and weights and
-moments as full fp32 tensors by name, which load on any number of ranks.
+moments as full fp32 tensors by name, which load on any number of ranks at any ZeRO stage. Where the parts
+of a tensor lie is known to `zero.py`; no other file speaks to DeepSpeed.
 """
 
 import contextlib
@@ -15,22 +16,35 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.utils import (
-    logger,
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-)
+from deepspeed.utils import logger
 from torch import Tensor, nn
 
 from ssl_retina import dist
 from ssl_retina.config import Run
 from ssl_retina.contract import Batch, Clock, Output
+from ssl_retina.errors import CheckpointError
+from ssl_retina.train import zero
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BUCKET_ELEMENTS = 25_000_000
 """100 MB of fp32 gradients are reduced at once; DeepSpeed's own 500 M elements would take 2 GB a bucket."""
+
+STAGE_3 = {
+    # norms, biases and tokens, a hundredth of a ViT, stay whole on every rank between uses: to gather one
+    # takes the latency of a message and saves 400 kB at most
+    "stage3_param_persistence_threshold": 100_000,
+    # two blocks of a ViT-Large are on their way while one computes
+    "stage3_prefetch_bucket_size": BUCKET_ELEMENTS,
+    # the last 400 MB of the forward pass stay for the backward pass, which begins with them; DeepSpeed's
+    # own 1e9 elements would keep a whole ViT-Large, and the stage would save nothing while a step runs
+    "stage3_max_reuse_distance": 4 * BUCKET_ELEMENTS,
+    "stage3_max_live_parameters": 8 * BUCKET_ELEMENTS,
+    # otherwise torch.nn.functional.linear is replaced for the whole process, for good, by one that rounds
+    # twice in bf16. It would keep no bf16 copies of the weights for the backward pass; neither does
+    # train.activation_checkpointing
+    "memory_efficient_linear": False,
+}
+"""What stage 3 keeps whole, and for how long, in elements."""
 
 
 @contextlib.contextmanager
@@ -77,34 +91,31 @@ class State:
     steps: int
 
 
-class MasterWeights:
-    """`contract.Weights`: full fp32 masters, and the teacher's step after the student's."""
+class _Buffers:
+    """A method's buffers as they were before a step, since a skipped step must not leave its statistics."""
 
-    def __call__(self, parameter: nn.Parameter) -> Tensor:
-        """The full fp32 master of a parameter; all ranks must ask together."""
-        full: Tensor | None = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
-        return parameter.detach() if full is None else full
+    def __init__(self, method: nn.Module) -> None:
+        self._method = method
+        self._kept: list[Tensor] = []
 
-    def follow(self, teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-        """Teacher <- momentum * teacher + (1 - momentum) * master, parameter by parameter in fp32."""
-        masters = dict(student.named_parameters())
+    def keep(self) -> None:
+        """Remember them now."""
+        self._kept = [buffer.detach().clone() for buffer in self._method.buffers()]
+
+    def restore(self) -> None:
+        """Put back what was remembered."""
         with torch.no_grad():
-            for name, parameter in teacher.named_parameters():
-                assert parameter.dtype == torch.float32, (name, parameter.dtype)
-                parameter.lerp_(self(masters[name]), 1 - momentum)
+            for buffer, kept in zip(self._method.buffers(), self._kept, strict=True):
+                buffer.copy_(kept)
 
 
 class Engine:
-    """DeepSpeed ZeRO 1 or 2 around a method: fp32 master weights, bf16 only by autocast."""
+    """DeepSpeed ZeRO 1, 2 or 3 around a method: fp32 master weights, bf16 only by autocast."""
 
     def __init__(
         self, method: nn.Module, optimizer: torch.optim.AdamW, *, run: Run, micro_batch: int
     ) -> None:
         self.method = method
-        self.weights = MasterWeights()
-        self._names = {
-            name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad
-        }
         self._engine, *_ = deepspeed.initialize(
             model=method.to(dist.device()),
             optimizer=optimizer,
@@ -113,12 +124,19 @@ class Engine:
         )
         self._zero = self._engine.optimizer
         self._adamw: torch.optim.AdamW = self._zero.optimizer
+        self.weights = zero.partitions(run.train.zero_stage, self._zero)
         self._precision = run.train.precision
+        self._buffers = _Buffers(method)
+        self._begins = True  # the next forward pass is the first of a step
         self._start_moments()
 
     def forward(self, batch: Batch, clock: Clock) -> Output:
         """The method's answer for one micro-batch, for training."""
         self._engine.train()
+        if self._begins:
+            self._buffers.keep()
+            self.weights.begin()
+            self._begins = False
         output = self._engine(batch, clock)
         assert isinstance(output, Output)
         return output
@@ -134,12 +152,19 @@ class Engine:
         self._engine.backward(loss * factor)
 
     def step(self, learning_rate: float) -> bool:
-        """Finish a micro-batch; after the last one of a step, update. True where weights really changed."""
+        """Finish a micro-batch; after the last one of a step, update. True where weights really changed.
+
+        A skipped step also leaves the buffers as they were: running statistics would stay NaN for good.
+        """
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate * group["scale"]
         before = self._engine.skipped_steps
+        self._begins = self._engine.is_gradient_accumulation_boundary()
         self._engine.step()
-        return bool(self._engine.was_step_applied()) and self._engine.skipped_steps == before
+        applied = bool(self._engine.was_step_applied()) and self._engine.skipped_steps == before
+        if self._begins and not applied:
+            self._buffers.restore()
+        return applied
 
     def gradient_norm(self) -> float:
         """The last step's gradient norm over all ranks before clipping; a host synchronisation."""
@@ -147,49 +172,55 @@ class Engine:
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[nn.Module]:
-        """The method without gradient, in evaluation mode and the run's precision."""
+        """The method without gradient, in evaluation mode and the run's precision.
+
+        At stage 3 its passes gather parameters: all ranks must do equally many of the same kind.
+        """
         self._engine.eval()
-        lowered = self._precision == "bf16"
-        with torch.no_grad(), torch.autocast(dist.device().type, dtype=torch.bfloat16, enabled=lowered):
+        lowered = torch.autocast(dist.device().type, dtype=torch.bfloat16, enabled=self._precision == "bf16")
+        with self.weights.evaluated(self.method), torch.no_grad(), lowered:
             yield self.method
         self._engine.train()
 
     def state(self) -> State:
-        """Gather the state on the first rank; all ranks must call."""
-        first = dist.is_first()
-        weights = {} if not first else {k: _kept(v) for k, v in self.method.state_dict().items()}
+        """Gather the state on the first rank, one tensor after the other; all ranks must call."""
+        weights: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
-        for name, parameter in self._names.items():
-            full = self.weights(parameter)
-            if first:
-                weights[name] = _kept(full)
-            for moment in MOMENTS:
-                gathered = safe_get_full_optimizer_state(parameter, moment)
-                if first:
-                    moments[f"{moment}/{name}"] = _kept(gathered)
+        for name, tensor in self._tensors().items():
+            _keep(weights, name, self.weights.gathered(tensor))
+            if tensor.requires_grad:
+                for moment in MOMENTS:
+                    _keep(moments, f"{moment}/{name}", self.weights.gathered_moment(tensor, moment))
         return State(weights, moments, self._steps())
 
     def load(self, state: State) -> None:
-        """Put a gathered state into this world's partitions; every rank gives the whole state."""
-        self.method.load_state_dict(dict(state.weights), strict=True)
-        device = dist.device()
-        for name, parameter in self._names.items():
-            safe_set_full_fp32_param(parameter, state.weights[name].to(device))
-            for moment in MOMENTS:
-                safe_set_full_optimizer_state(parameter, state.moments[f"{moment}/{name}"].to(device), moment)
+        """Put a gathered state into this world's partitions; every rank gives the whole state.
+
+        Raises CheckpointError where its tensors are not those of the method.
+        """
+        tensors = self._tensors()
+        _compare(tensors, state.weights)
+        for name, tensor in tensors.items():
+            self.weights.put(tensor, state.weights[name])
+            if tensor.requires_grad:
+                for moment in MOMENTS:
+                    self.weights.put_moment(tensor, moment, state.moments[f"{moment}/{name}"])
         for entry in self._adamw.state.values():
             entry["step"].fill_(float(state.steps))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The method's parameters and persistent buffers by name, not copied."""
+        return dict(self.method.state_dict(keep_vars=True))
 
     def _start_moments(self) -> None:
         """Give AdamW its zero moments now: DeepSpeed links them to parameters only after a first step.
 
         A state must be readable before that (the checkpoint of step 0) and settable (a resume).
         """
-        for group in self._adamw.param_groups:
-            for partition in group["params"]:
-                entry: dict[str, Any] = {moment: torch.zeros_like(partition.detach()) for moment in MOMENTS}
-                self._adamw.state[partition] = {"step": torch.tensor(0.0), **entry}
-        self._zero._lazy_init_hp_params_optimizer_state()
+        for partition in self.weights.stepped():
+            entry: dict[str, Any] = {moment: torch.zeros_like(partition.detach()) for moment in MOMENTS}
+            self._adamw.state[partition] = {"step": torch.tensor(0.0), **entry}
+        self.weights.link()
 
     def _steps(self) -> int:
         counts = {int(entry["step"]) for entry in self._adamw.state.values()}
@@ -197,9 +228,23 @@ class Engine:
         return counts.pop()
 
 
-def _kept(tensor: Tensor) -> Tensor:
-    """A copy on the CPU that shares no memory: what safetensors writes."""
-    return tensor.detach().to(device="cpu", copy=True).contiguous()
+def _keep(tensors: dict[str, Tensor], name: str, full: Tensor | None) -> None:
+    """On the first rank, a copy on the CPU that shares no memory: what safetensors writes."""
+    if dist.is_first():
+        assert full is not None, name
+        tensors[name] = full.detach().to(device="cpu", copy=True).contiguous()
+
+
+def _compare(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    shapes = {name: zero.shape(tensor) for name, tensor in own.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    wrong = sorted({name for name, _ in shapes.items() ^ found.items()})
+    if wrong:
+        lines = "".join(f"\n  {name}: {found.get(name)} -> {shapes.get(name)}" for name in wrong[:10])
+        raise CheckpointError(
+            f"{len(wrong)} tensors of the checkpoint are not those of the method (shape then -> now):{lines}"
+            "\ncontinue with the version of ssl-retina that began the run, or give another out="
+        )
 
 
 def _settings(run: Run, micro_batch: int) -> dict[str, Any]:
@@ -209,7 +254,11 @@ def _settings(run: Run, micro_batch: int) -> dict[str, Any]:
         "gradient_accumulation_steps": run.train.accumulate,
         "gradient_clipping": run.optim.clip_norm or 0.0,
         "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": run.train.zero_stage, "reduce_bucket_size": BUCKET_ELEMENTS},
+        "zero_optimization": {
+            "stage": run.train.zero_stage,
+            "reduce_bucket_size": BUCKET_ELEMENTS,
+            **(STAGE_3 if run.train.zero_stage == 3 else {}),
+        },
         "torch_autocast": {
             "enabled": run.train.precision == "bf16",
             "dtype": "bfloat16",

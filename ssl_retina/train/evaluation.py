@@ -17,7 +17,8 @@ from ssl_retina.train.knn import Neighbours
 from ssl_retina.train.tracking import finite
 
 LIMIT = 2048
-"""Held-out samples that are looked at: enough for two digits of the loss, little beside 100 steps."""
+"""Held-out samples that are looked at, give or take a batch: enough for two digits of the loss, little beside
+100 steps."""
 
 
 class Evaluation:
@@ -44,7 +45,7 @@ class Evaluation:
         features: list[Tensor] = []
         with self._engine.evaluation() as method:
             for raw in self._source.held_out(
-                rank=dist.rank(), world=dist.world_size(), batch=self._batch, limit=self._limit()
+                rank=dist.rank(), world=dist.world_size(), batch=self._batch, limit=LIMIT
             ):
                 batch = finish(raw, device=device)
                 output = method(batch, clock)
@@ -61,17 +62,11 @@ class Evaluation:
         return line
 
     def _score(self, neighbours: Neighbours) -> dict[str, float | None]:
-        """On the first rank, whose module is whole at these ZeRO stages; the others wait for its answer."""
-        found = dist.first_decides(
-            lambda: neighbours.score(self._engine, self._source, batch=2 * self._batch)
-        )
+        """Every rank computes the features of its share; the first one compares them and tells the others."""
+        features = neighbours.features(self._engine, self._source, batch=2 * self._batch)
+        found = dist.first_decides(lambda: neighbours.score(features))
         names = ("knn_auroc", "knn_auroc_low", "knn_auroc_high")
         values = (None, None, None) if found is None else (found.value, found.low, found.high)
         return {
             name: None if value is None else finite(value) for name, value in zip(names, values, strict=True)
         }
-
-    def _limit(self) -> int:
-        """At most LIMIT samples, and a number that 1, 2, 4 and 8 ranks share evenly where there are 8."""
-        available = min(LIMIT, self._source.held_out_samples)
-        return available - available % 8 if available >= 8 else available

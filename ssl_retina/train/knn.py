@@ -5,6 +5,7 @@ may look at (`data.where` and `data.exclude` hold here too, so a test split stay
 with its interval over patients. Labels are never used in training.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,7 @@ LIMIT = 2000
 RESAMPLES = 1000
 
 Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,24 @@ class Neighbours:
     groups: Integers
     half: Integers
 
-    def score(self, engine: Engine, source: Source, *, batch: int) -> metrics.Interval | None:
+    def features(self, engine: Engine, source: Source, *, batch: int) -> Floats:
+        """(rows, width) of the whole images, pooled as an export gives them; every rank must call.
+
+        Each rank computes an equal share (the first photographs come again where they do not divide): at
+        ZeRO stage 3 all ranks must pass through the encoder equally often.
+        """
+        share = math.ceil(len(self.rows) / dist.world_size())
+        filled = np.resize(self.rows, share * dist.world_size())
+        own = filled[dist.rank() * share :][:share]
+        gathered = dist.gather_objects(_features(engine, source, own, batch=batch))
+        together: Floats = np.concatenate(gathered)[: len(self.rows)]
+        return together
+
+    def score(self, features: Floats) -> metrics.Interval | None:
         """AUROC of each half of the patients by its neighbours in the other; None where it is undefined.
 
-        Only photographs that were scored by the same half are compared.
+        features: (rows, width). Only photographs that were scored by the same half are compared.
         """
-        features = _features(engine, source, self.rows, batch=batch)
         if not np.isfinite(features).all():
             return None
         scores = np.empty(len(self.rows))
@@ -128,8 +142,8 @@ def _halves(groups: Integers, classes: Integers) -> Integers:
     return side[member]
 
 
-def _features(engine: Engine, source: Source, rows: Integers, *, batch: int) -> NDArray[np.float64]:
-    """(rows, width) of whole images, pooled as an export gives them."""
+def _features(engine: Engine, source: Source, rows: Integers, *, batch: int) -> Floats:
+    """(rows, width) of this rank's rows."""
     parts = []
     clock = Clock(0, 1, 0)
     with engine.evaluation() as method:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssl_retina import dist
 from ssl_retina.contract import Clock, Output
+from ssl_retina.train import tracking
 from ssl_retina.train.meter import Meter
 from ssl_retina.train.saving import Progress
 from ssl_retina.train.setup import Session
@@ -29,12 +30,13 @@ class Outcome:
 
 
 class Logbook:
-    """The lines of one session; `last` is the newest."""
+    """The lines of one session; `last` is the newest of the run, on the first rank also of earlier starts."""
 
     def __init__(self, session: Session, meter: Meter) -> None:
         self._session = session
         self._meter = meter
-        self.last: Line = {}
+        earlier = tracking.read_lines(session.run.out) if dist.is_first() else []
+        self.last: Line = earlier[-1] if earlier else {}
 
     def record(self, progress: Progress, outcome: Outcome) -> None:
         """Write the step down where it is due: on schedule, at the end, and whenever it was skipped."""

@@ -65,7 +65,6 @@ def opened(run: Run, *, extend: bool = False, change: bool = False) -> Iterator[
         source = open_source(run.data, views, seed=run.seed)
         dist.first_decides(lambda: _claim(run.out, stack))
         verify_data(run, source)
-        _check_held_out(run, source)
         facts = _facts(run, source)
         labelled = dist.first_decides(lambda: knn.neighbours(run, source))
         start = dist.first_decides(lambda: resume.find(run, facts["data"], extend=extend, change=change))
@@ -128,15 +127,6 @@ def remarks(run: Run, source: Source, micro_batch: int) -> list[str]:
     if 0 < source.held_out_samples < FEW_HELD_OUT:
         said.append(f"only {source.held_out_samples} held-out photographs: the held-out loss says little")
     return said
-
-
-def _check_held_out(run: Run, source: Source) -> None:
-    """Refuse fewer held-out photographs than ranks: some rank would have none, and the loss no value."""
-    if 0 < source.held_out_samples < dist.world_size():
-        raise InputError(
-            f"data.held_out={run.data.held_out} gives {source.held_out_samples} photographs for "
-            f"{dist.world_size()} processes: raise it, or set it to 0 for no held-out loss"
-        )
 
 
 def build_method(run: Run) -> tuple[nn.Module, ViewSpec]:

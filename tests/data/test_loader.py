@@ -183,21 +183,32 @@ def test_where_exclude_and_held_out_reach_the_stream(folder: Path, tmp_path: Pat
         _source(folder, where="nonsense")
 
 
-@pytest.mark.parametrize(("world", "batch", "limit"), [(1, 4, 100), (2, 2, 100), (4, 1, 100), (2, 50, 7)])
-def test_held_out_batches_are_fixed_and_as_many_on_every_rank(
+@pytest.mark.parametrize(("world", "batch"), [(1, 8), (2, 4), (4, 2), (8, 1)])
+@pytest.mark.parametrize("limit", [100, 9, 8, 5, 1])
+def test_held_out_batches_do_not_depend_on_the_ranks(
     folder: Path, world: int, batch: int, limit: int
 ) -> None:
+    """As many full global batches as there are; one that starts over where the samples do not fill it."""
     source = _source(folder, held_out=0.3)
-    expected = list(_source(folder, held_out=0.3, seed=9).held_out(rank=0, world=1, batch=1, limit=limit))
+    (alone,) = [list(_source(folder, held_out=0.3, seed=9).held_out(rank=0, world=1, batch=8, limit=limit))]
     ranks = [list(source.held_out(rank=rank, world=world, batch=batch, limit=limit)) for rank in range(world)]
-    assert len({len(batches) for batches in ranks}) == 1
-    assert len({len(part.keys) for batches in ranks for part in batches}) == 1
+    assert len(alone) == max(min(limit, source.held_out_samples) // 8, 1)
+    assert all(len(part.keys) == batch for batches in ranks for part in batches)
     found = [part for step in zip(*ranks, strict=True) for part in step]
-    joined, wanted = _joined(found), _joined(expected)
-    count = len(joined.keys)
-    assert min(limit, source.held_out_samples) - world * batch < count <= limit
-    assert joined.keys == wanted.keys[:count]
-    assert torch.equal(joined.global_views, wanted.global_views[:, :count])
+    joined, wanted = _joined(found), _joined(alone)
+    assert joined.keys == wanted.keys
+    assert torch.equal(joined.global_views, wanted.global_views)
+
+
+def test_few_held_out_samples_fill_a_batch_in_other_views(folder: Path) -> None:
+    source = _source(folder, held_out=0.1)
+    few = source.held_out_samples
+    assert 0 < few < 16
+    (batch,) = source.held_out(rank=0, world=1, batch=32, limit=100)
+    assert len(batch.keys) == 32
+    assert len(set(batch.keys)) == few
+    first, again = batch.keys.index(batch.keys[0]), batch.keys.index(batch.keys[0], 1)
+    assert not torch.equal(batch.global_views[:, first], batch.global_views[:, again])
 
 
 def test_no_held_out_patients(folder: Path) -> None:

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import factory
+import stages
 import tiny
 import torch
 
@@ -105,9 +108,33 @@ def hopeless(folder: Path) -> None:
         train(folder, "hopeless")
 
 
+def neighbours(folder: Path, name: str, stage: int) -> None:
+    """With labels for the online kNN, of which every rank computes a share."""
+    key = folder / "key"
+    if dist.is_first():
+        factory.write_key(key)
+    labels = factory.make_labels(folder / f"labels-{dist.rank()}.csv", samples=tiny.SAMPLES, patients=23)
+    dist.barrier()
+    tracking = {"tracking__labels": str(labels), "tracking__task": "sick=grade>=1"}
+    with mock.patch.dict(os.environ, {"SSL_RETINA_KEY_FILE": str(key)}):
+        train(folder, name, train__zero_stage=stage, **tracking)
+
+
+def cut(folder: Path) -> None:
+    """Stage 3 with every parameter cut; stopped, and continued at stage 3 and at stage 1."""
+    with stages.biting():
+        neighbours(folder, "zero3", 3)
+        train(folder, "zero3-resumed", StopAfter(6, rank=0), train__zero_stage=3)
+        copied(folder, "zero3-resumed", "zero3-to-1")
+        train(folder, "zero3-resumed", train__zero_stage=3)
+        train(folder, "zero3-to-1")
+
+
 CASES: dict[str, Callable[[Path], object]] = {
     "whole": lambda folder: train(folder, "whole", data__workers=1),
     "zero2": lambda folder: train(folder, "zero2", train__zero_stage=2),
+    "neighbours": lambda folder: neighbours(folder, "neighbours", 1),
+    "cut": cut,
     "accumulated": lambda folder: train(folder, "accumulated", train__accumulate=2),
     "bf16": lambda folder: train(folder, "bf16", train__precision="bf16"),
     "resumed": resumed,

@@ -19,7 +19,7 @@ from ssl_retina.train import checkpoint, tracking
 HERE = Path(__file__).parent
 ENVIRONMENT = {
     **os.environ,
-    "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}",
+    "PYTHONPATH": tiny.python_path(),
     "DS_ACCELERATOR": "cpu",
     "OMP_NUM_THREADS": "1",
 }

@@ -74,21 +74,15 @@ def test_the_score_stands_in_the_lines_and_training_does_not_notice(shards: Path
     assert 0 <= float(line.split('"knn_auroc": ')[1].split(",")[0]) <= 1
 
 
-def test_the_score_is_high_where_the_features_tell_the_label(
-    shards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_score_is_high_where_the_features_tell_the_label(shards: Path) -> None:
     run = labelled(shards, task="sick=grade>=1")
-    opened = source(run)
-    found = knn.neighbours(run, opened)
+    found = knn.neighbours(run, source(run))
     assert found is not None
     telling = np.stack((found.classes + 0.1, 1.1 - found.classes), axis=1).astype(float)
-    engine: Any = None
-    monkeypatch.setattr(knn, "_features", lambda *_, **__: telling)
-    scored = found.score(engine, opened, batch=4)
+    scored = found.score(telling)
     assert scored is not None
     assert (scored.value, scored.low) == (1.0, 1.0)
-    monkeypatch.setattr(knn, "_features", lambda *_, **__: telling * np.nan)
-    assert found.score(engine, opened, batch=4) is None
+    assert found.score(telling * np.nan) is None
 
 
 def test_mistakes_are_told_before_the_first_step(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """Laws 3 and 4 for MAE on the real engine: two gloo ranks equal one, a resumed run equals a whole one."""
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ HERE = Path(__file__).parent
 
 
 def _ranks(folder: Path, count: int) -> None:
-    environment = {"PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "DS_ACCELERATOR": "cpu"}
+    environment = {"PYTHONPATH": tiny.python_path(), "DS_ACCELERATOR": "cpu"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -134,6 +133,34 @@ def test_law_4_a_stopped_and_resumed_run_is_the_whole_run(request: pytest.Fixtur
     assert checkpoint.newest(folder / "half").name == "step-00000006"
     assert ending(folder / "resumed") == {"ended": "done", "steps": 12, "from": 6}
     assert_bit_equal(folder / "whole", folder / "resumed")
+
+
+@pytest.mark.parametrize("world", ["one", "two"])
+def test_zero_stage_3_is_the_whole_run_bit_for_bit(request: pytest.FixtureRequest, world: str) -> None:
+    """Weights, moments, held-out loss and kNN; only the norm is summed in another order. Resumed or not."""
+    folder: Path = request.getfixturevalue(world)
+    for case in ("neighbours", "zero3", "zero3-resumed", "zero3-to-1"):
+        ours, whole = tensors(folder / case), tensors(folder / "whole")
+        assert [name for name in whole if not torch.equal(ours[name], whole[name])] == []
+        for mine, other in zip(lines(folder / case), lines(folder / "whole"), strict=True):
+            for key in other:
+                assert mine[key] == (
+                    pytest.approx(other[key], rel=1e-5) if key == "gradient_norm" else other[key]
+                )
+    assert ending(folder / "zero3-resumed")["from"] == ending(folder / "zero3-to-1")["from"] == 6
+
+
+def test_the_online_knn_is_the_same_at_every_stage_and_in_every_world(one: Path, two: Path) -> None:
+    for step in (5, 11):
+        scores = [
+            [lines(folder / case)[step][f"knn_auroc{end}"] for end in ("", "_low", "_high")]
+            for folder in (one, two)
+            for case in ("neighbours", "zero3")
+        ]
+        assert scores[0] == scores[1]
+        assert scores[2] == scores[3]
+        assert scores[0] == pytest.approx(scores[2], abs=1e-6)
+        assert 0 <= scores[0][1] <= scores[0][0] <= scores[0][2] <= 1
 
 
 def test_f88_law_4_at_another_number_of_ranks(one: Path, two: Path, back: Path) -> None:

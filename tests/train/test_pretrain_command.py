@@ -40,7 +40,7 @@ def test_pretrain_trains_and_resumes_with_the_same_words(shards: Path) -> None:
     assert first["samples"] == 32
     assert first["loss"] > 0
     again = json.loads(ask("pretrain", *words))
-    assert (again["started_at"], again["steps"], again["loss"]) == (4, 4, None)
+    assert again == {**first, "started_at": 4}
     longer = json.loads(ask("pretrain", *typed(shards, "train.steps=5", "--json", "--extend")))
     assert (longer["started_at"], longer["steps"]) == (4, 5)
 

@@ -1,5 +1,6 @@
 """A run that takes a second: a ViT of two blocks, with drop path and an odd number of samples."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "simclr": {"name": "simclr", "projector_hidden": 32, "projector_out": 16},
     "mocov3": {"name": "mocov3", "hidden": 32, "out": 16, "momentum": 0.9},
 }
+
+
+def python_path() -> str:
+    """For ranks that import these test files, and the package from where this process has it."""
+    here = Path(__file__).parent
+    return os.pathsep.join([str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def make_shards(folder: Path) -> Path:
