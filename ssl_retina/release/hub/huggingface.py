@@ -154,11 +154,15 @@ def _at(place: Place, commit: str, patience: Patience) -> Web:
     """The files of one commit."""
     return Web(
         shown=place.shown,
-        address=lambda name: huggingface_hub.hf_hub_url(place.repository, name, revision=commit),
+        address=lambda name: _url(place, name, commit),
         known={"source": place.shown, "revision": place.revision, "commit": commit},
         patience=patience,
         headers=_token_header(),
     )
+
+
+def _url(place: Place, name: str, commit: str) -> str:
+    return huggingface_hub.hf_hub_url(place.repository, name, revision=commit, endpoint=constants.ENDPOINT)
 
 
 def _token_header() -> Mapping[str, str]:

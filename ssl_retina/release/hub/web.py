@@ -76,7 +76,7 @@ class Web:
         if failures >= self.patience.attempts or isinstance(error, httpx2.UnsupportedProtocol):
             raise InputError(
                 f"{self.shown} did not give {wanted.name} ({reason}; {failures} attempts in vain). "
-                f"What arrived is kept: the same command continues"
+                f"The same command tries again, and continues with what arrived"
             ) from None
         growing = min(LONGEST_PAUSE, self.patience.pause_seconds * 2**failures)
         pause = max(growing, error.after if isinstance(error, BusyError) else 0.0)
