@@ -29,7 +29,9 @@ CONFIG = {
         "classifier": "head",
     },
 }
-CARD = "---\nlibrary_name: timm\ntags: [retina]\n---\n\n# An encoder\n\nSee https://example.org/a/b for more.\n"
+CARD = (
+    "---\nlibrary_name: timm\ntags: [retina]\n---\n\n# An encoder\n\nSee https://example.org/a/b for more.\n"
+)
 NAMES = ["README.md", "SHA256SUMS", "config.json", "model.safetensors"]
 
 

@@ -47,7 +47,9 @@ def test_push_then_pull(pair: tuple[Path, Path], tmp_path: Path) -> None:
     done = verb("pull", tmp_path / "registry" / "a", tmp_path / "in" / "x", "--json")
     assert done.exit_code == 0, done.output
     assert exported.files(tmp_path / "in" / "x") == exported.files(pair[0])
-    assert json.loads(done.stdout)["files"]["config.json"]["bytes"] == (pair[0] / "config.json").stat().st_size
+    assert (
+        json.loads(done.stdout)["files"]["config.json"]["bytes"] == (pair[0] / "config.json").stat().st_size
+    )
 
 
 def test_the_trailing_slash_and_the_dot(

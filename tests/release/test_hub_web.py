@@ -395,9 +395,7 @@ def run(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def test_f94_kill_9_in_the_middle_then_the_same_command(
-    server: Server, folder: Path, tmp_path: Path
-) -> None:
+def test_f94_kill_9_in_the_middle_then_the_same_command(server: Server, folder: Path, tmp_path: Path) -> None:
     """Continued, not begun anew: every byte of the weights is served once."""
     target, stopped = tmp_path / "in" / "x", 1_200_000
     server.script[WEIGHTS] = [Fault(stall=stopped)]

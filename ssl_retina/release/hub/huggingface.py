@@ -114,13 +114,14 @@ def _committed(api: HfApi, place: Place, folder: Path, gone: set[str], before: s
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in sorted(NAMES)
     ]
     deletions = [CommitOperationDelete(path_in_repo=name, is_folder=False) for name in sorted(gone)]
-    done = api.create_commit(
-        place.repository,
-        [*additions, *deletions],
-        commit_message=f"Export of ssl-retina {__version__}",
-        revision=place.revision,
-        parent_commit=before,
-    )
+    with _uploading(place):
+        done = api.create_commit(
+            place.repository,
+            [*additions, *deletions],
+            commit_message=f"Export of ssl-retina {__version__}",
+            revision=place.revision,
+            parent_commit=before,
+        )
     return done.oid
 
 
@@ -154,15 +155,11 @@ def _at(place: Place, commit: str, patience: Patience) -> Web:
     """The files of one commit."""
     return Web(
         shown=place.shown,
-        address=lambda name: _url(place, name, commit),
+        address=lambda name: huggingface_hub.hf_hub_url(place.repository, name, revision=commit),
         known={"source": place.shown, "revision": place.revision, "commit": commit},
         patience=patience,
         headers=_token_header(),
     )
-
-
-def _url(place: Place, name: str, commit: str) -> str:
-    return huggingface_hub.hf_hub_url(place.repository, name, revision=commit, endpoint=constants.ENDPOINT)
 
 
 def _token_header() -> Mapping[str, str]:
@@ -192,6 +189,19 @@ def _commit(place: Place, info: ModelInfo) -> str:
     if info.sha is None or _COMMIT.fullmatch(info.sha) is None:
         raise StateError(f"{place.shown}: the hub names no commit for {place.revision}; nothing was fetched")
     return info.sha
+
+
+@contextlib.contextmanager
+def _uploading(place: Place) -> Iterator[None]:
+    """What the library's two ways of sending large files raise, beside its own errors, as one sentence."""
+    try:
+        yield
+    except (ConnectionError, RuntimeError) as error:
+        reason = str(error.__cause__ or error).split("\n", 1)[0]
+        raise InputError(
+            f"{place.shown}: the weights could not be sent ({reason[:300]}), so nothing appeared there. "
+            f"The same command tries again; a server that offers no xet needs HF_HUB_DISABLE_XET=1"
+        ) from None
 
 
 @contextlib.contextmanager
