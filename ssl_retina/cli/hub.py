@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ssl_retina.release.hub.staging import Existing
 
 MEGABYTE = 1e6
+Advance = Callable[[str, int, int | None], None]
+"""Told of a file's name, the bytes that are there, and those in all or None."""
 Done = tuple[dict[str, Any], str]
 """The content of `--json`, and the sentence for a person."""
 
@@ -108,16 +110,12 @@ def pull(
     After a cut, the same command continues where it stopped. What it prints loads the model in plain timm.
     """
     _private()
-    from ssl_retina.errors import InterruptedRunError
     from ssl_retina.release.hub import pull as hub
     from ssl_retina.release.hub.web import Patience
 
-    try:
-        with _told() as tell:
-            source = hub.source(origin, Patience(stall_seconds=stall))
-            placed = hub.pull(source, folder, existing="replace" if replace else "refuse", tell=tell)
-    except KeyboardInterrupt:
-        raise InterruptedRunError("interrupted: what arrived is kept, the same command continues") from None
+    with _told() as tell:
+        source = hub.source(origin, Patience(stall_seconds=stall))
+        placed = hub.pull(source, folder, existing="replace" if replace else "refuse", tell=tell)
     lines = hub.python_lines(folder)
     if as_json:
         console.result({**_placed(placed), "source": source.shown, "python": lines})
@@ -128,8 +126,10 @@ def pull(
 
 
 def _private() -> None:
-    """Before huggingface_hub is imported: it must not tell which programs and agents run here."""
+    """Before huggingface_hub is imported: it must not tell what runs here, nor fill a log with bars."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if not console.NOTES.is_terminal:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _state(state: str, done: str) -> str:
@@ -145,12 +145,23 @@ def _placed(placed: "Placed") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _told() -> Iterator["Tell"]:
-    """A bar for each file on a terminal, otherwise a line now and then."""
+    """Whom to tell of the work; Ctrl-C ends it with a sentence."""
+    from ssl_retina.errors import InterruptedRunError
     from ssl_retina.release.hub.sources import Tell
 
-    if not console.NOTES.is_terminal:
-        yield Tell(_lines(), console.note)
-        return
+    try:
+        if console.NOTES.is_terminal:
+            with _bars() as advance:
+                yield Tell(advance, console.note)
+        else:
+            yield Tell(_lines(), console.note)
+    except KeyboardInterrupt:
+        raise InterruptedRunError("interrupted: what arrived is kept, the same command continues") from None
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[Advance]:
+    """A bar for each file."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -161,10 +172,10 @@ def _told() -> Iterator["Tell"]:
             task = known[name] if name in known else known.setdefault(name, bars.add_task(name, total=total))
             bars.update(task, completed=done, total=total)
 
-        yield Tell(advance, console.note)
+        yield advance
 
 
-def _lines() -> Any:
+def _lines() -> Advance:
     """A progress function that prints a plain line every `console.LINE_SECONDS`."""
     last = time.monotonic()
 

@@ -52,6 +52,7 @@ class Hub:
     endpoint: str = ""
     verified: list[str] = field(default_factory=list)
     refuse: dict[str, int] = field(default_factory=dict)
+    stumbles: list[int] = field(default_factory=list)
     meanwhile: Callable[[], object] = lambda: None
 
     def add(self, name: str, files: Mapping[str, bytes], *, private: bool = True) -> str:
@@ -62,12 +63,13 @@ class Hub:
     def get(self, given: BaseHTTPRequestHandler) -> None:
         """Answer GET and HEAD."""
         note = self._note(given)
+        if self.stumbles:
+            return _answer(given, self.stumbles.pop(0), {"error": "not now"})
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", note.path):
-            self._info(given, found[1], found[2].replace("%2F", "/"), note)
-        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([0-9a-f]{40})/(.+)", note.path):
-            self._resolve(given, found[1], found[2], found[3])
-        else:
-            _answer(given, 404, {"error": "not spoken here"})
+            return self._info(given, found[1], found[2].replace("%2F", "/"), note)
+        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([0-9a-f]{40})/(.+)", note.path):
+            return self._resolve(given, found[1], found[2], found[3])
+        return _answer(given, 404, {"error": "not spoken here"})
 
     def post(self, given: BaseHTTPRequestHandler) -> None:
         """Answer POST."""

@@ -178,6 +178,9 @@ def test_a_source_whose_file_is_gone_or_too_large(pair: tuple[Path, Path], tmp_p
 
 
 def test_a_place_that_cannot_be_written(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    for nameless in (Path(), Path("/"), tmp_path / ".."):
+        with pytest.raises(InputError, match="has no name of its own"):
+            pull.pull(Folder(pair[0]), nameless)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         pull.pull(Folder(pair[0]), tmp_path / "file" / "x")
@@ -264,7 +267,6 @@ def test_f105_what_does_not_belong_is_not_sent(
 ) -> None:
     """Also where SHA256SUMS was written anew over it."""
     monkeypatch.setattr(socket, "gethostname", lambda: HOST)
-    monkeypatch.setattr(socket, "getfqdn", lambda: HOST)
     folder = exported.make(tmp_path / "a")
     assert sorted(publishable.verify(folder)) == ["README.md", "config.json", "model.safetensors"]
     spoil(folder)

@@ -161,6 +161,16 @@ def test_a_hub_that_is_silent_or_gone(hub: Hub, tmp_path: Path, monkeypatch: pyt
         fetch("hf://site/retina", tmp_path / "x")
 
 
+def test_a_hub_that_stumbles_is_asked_again(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    hub.add("site/retina", exported.files(folder))
+    hub.stumbles = [503, 429, 502, 500]
+    with pytest.raises(InputError, match="the hub refuses hf://site/retina .status 502"):
+        fetch("hf://site/retina", tmp_path / "x")
+    hub.stumbles = [503, 429]
+    fetch("hf://site/retina", tmp_path / "x")
+    assert (tmp_path / "x" / "config.json").exists()
+
+
 def test_push_makes_a_private_repository_with_one_commit(hub: Hub, folder: Path) -> None:
     done = verb("push", folder, "hf://site/retina", "--json")
     assert done.exit_code == 0, done.output

@@ -8,6 +8,7 @@ the address of the hub (HF_ENDPOINT), the token (HF_TOKEN, or its login), and th
 import contextlib
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def source(place: Place, patience: Patience) -> Web:
     """The export at the commit that the revision means now."""
     with _spoken(place):
         api = _api(patience)
-        info = api.model_info(place.repository, revision=place.revision, timeout=patience.stall_seconds)
+        info = _info(api, place, patience)
     return _at(place, _commit(place, info), patience)
 
 
@@ -127,14 +128,13 @@ def _committed(api: HfApi, place: Place, folder: Path, gone: set[str], before: s
 
 def _repository(api: HfApi, place: Place, *, visibility: Visibility, patience: Patience) -> ModelInfo:
     """The repository as it stands, made if there is none; its visibility is what the user said."""
-    seconds = patience.stall_seconds
     try:
-        info = api.model_info(place.repository, revision=place.revision, timeout=seconds)
+        info = _info(api, place, patience)
     except GatedRepoError:
         raise
     except RepositoryNotFoundError:
         api.create_repo(place.repository, private=visibility == "private")
-        info = api.model_info(place.repository, revision=place.revision, timeout=seconds)
+        info = _info(api, place, patience)
     found = "private" if info.private else "public"
     if found != visibility:
         hint = "add --public if everybody may read it" if found == "public" else "leave --public out"
@@ -142,6 +142,18 @@ def _repository(api: HfApi, place: Place, *, visibility: Visibility, patience: P
             f"{place.shown} is {found}: {hint}, or change it on the hub's page; nothing was sent"
         )
     return info
+
+
+def _info(api: HfApi, place: Place, patience: Patience) -> ModelInfo:
+    """What the revision means now; a hub that stumbles is asked again, with growing pauses."""
+    for failures in range(1, patience.attempts):
+        try:
+            return api.model_info(place.repository, revision=place.revision)
+        except (HfHubHTTPError, httpx2.TransportError) as error:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code not in web.BUSY:
+                raise
+            time.sleep(patience.pause(failures))
+    return api.model_info(place.repository, revision=place.revision)
 
 
 def _same(folder: Path, there: Web) -> bool:

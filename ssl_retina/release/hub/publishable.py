@@ -4,6 +4,7 @@ In: a folder. Out: its digests, or a refusal: four names, the promised bytes, we
 of the architecture, and no word of this machine or its user.
 """
 
+import contextlib
 import getpass
 import re
 import socket
@@ -62,8 +63,11 @@ def _own_words() -> list[re.Pattern[str]]:
 
     A host whose name is a plain word (`retina`) is left out: every card would name it.
     """
-    words = [str(Path.home()), f"/{getpass.getuser()}"]
-    words += [name for name in {socket.gethostname(), socket.getfqdn()} if not name.isalpha()]
+    words = [socket.gethostname()] if not socket.gethostname().isalpha() else []
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        words.append(str(Path.home()))
+    with contextlib.suppress(KeyError, OSError):  # a user without a name
+        words.append(f"/{getpass.getuser()}")
     usable = [word for word in words if len(word) > 2 and word != "localhost"]
     return [re.compile(rf"(?<![\w.]){re.escape(word)}(?![\w.])") for word in usable]
 

@@ -108,6 +108,8 @@ def opened(target: Path, verb: str) -> Iterator[Stage]:
 
     Raises StateError where another process is at it, InputError where the disk refuses.
     """
+    if target.name in ("", ".."):
+        raise InputError(f"{target} has no name of its own: give the folder that is to appear")
     check_target(target)
     stage = Stage(target, target.with_name(f".{verb}-{target.name}.partial"))
     with disk(target):

@@ -35,6 +35,10 @@ class Patience:
     attempts: int = 5
     pause_seconds: float = 0.5
 
+    def pause(self, failures: int) -> float:
+        """Seconds before the next attempt."""
+        return min(LONGEST_PAUSE, self.pause_seconds * 2.0**failures)
+
 
 class BusyError(Exception):
     """The server asks to come again, perhaps after some seconds."""
@@ -78,8 +82,7 @@ class Web:
                 f"{self.shown} did not give {wanted.name} ({reason}; {failures} attempts in vain). "
                 f"The same command tries again, and continues with what arrived"
             ) from None
-        growing = min(LONGEST_PAUSE, self.patience.pause_seconds * 2**failures)
-        pause = max(growing, error.after if isinstance(error, BusyError) else 0.0)
+        pause = max(self.patience.pause(failures), error.after if isinstance(error, BusyError) else 0.0)
         tell.note(f"{wanted.name}: {reason}; again in {pause:g} s")
         time.sleep(pause)
 
