@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import exported
+import httpx2
 import pytest
 from servers import Fault, Server, listening, served
 
@@ -299,6 +300,14 @@ def test_law_11_redirects_stay_on_http(server: Server, folder: Path, tmp_path: P
     for location in (secret.as_uri(), "ftp://127.0.0.1/a", "gopher://127.0.0.1/a"):
         server.always["/a/SHA256SUMS"] = Fault(status=302, headers={"Location": location})
         refused(server, tmp_path / "x", InputError, "redirects from http to .*, which is not followed")
+
+
+def test_law_11_https_does_not_become_http() -> None:
+    place = web.at("https://host.example/a", QUICK)
+    before, after = (httpx2.Request("GET", f"{scheme}://host.example/a") for scheme in ("https", "http"))
+    assert place._followed(after, before) is before
+    with pytest.raises(InputError, match="redirects from https to http, which is not followed"):
+        place._followed(before, after)
 
 
 def test_redirects_are_followed_but_not_in_circles(server: Server, folder: Path, tmp_path: Path) -> None:
