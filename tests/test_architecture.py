@@ -41,6 +41,8 @@ OWNERS = {
     "timm": {"models/"},
     "lightly": {"models/", "losses.py", "methods/", "data/views.py"},
     "torchvision": set(),
+    "huggingface_hub": {"release/hub/huggingface.py"},
+    "httpx2": {"release/hub/"},
 }
 
 

@@ -26,6 +26,14 @@ SUMS_NAME = "SHA256SUMS"
 CONFIG_LIMIT = 1 << 20
 ARGUMENTS = ("img_size", "patch_size", "depth", "global_pool", "fc_norm")
 """What a folder's config.json may hand to timm; anything else could make timm open other files."""
+CONFIG_KEYS = frozenset(
+    ("architecture", "num_classes", "num_features", "global_pool", "model_args", "pretrained_cfg")
+)
+PREPARATION_KEYS = frozenset(
+    ("input_size", "fixed_input_size", "interpolation", "crop_pct", "mean", "std", "num_classes")
+    + ("first_conv", "classifier")
+)
+"""All that an export's config.json says; timm would follow other keys (`url`, `file`, `custom_load`)."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,26 @@ def _load_export(folder: Path) -> Pretrained:
     module = _build(content, folder)
     weights.load_into(module, weights.read_tensors(folder / WEIGHTS_NAME), str(folder / WEIGHTS_NAME))
     return _frozen(module, content["pretrained_cfg"])
+
+
+def check_fits(folder: Path) -> None:
+    """Raise CheckpointError unless config.json and the header of the weights fit each other exactly.
+
+    Nothing of the weights themselves is read, and no memory is taken for the model.
+    """
+    content = read_export_config(folder)
+    strange = sorted({*content} - CONFIG_KEYS) + sorted({*content["pretrained_cfg"]} - PREPARATION_KEYS)
+    if strange:
+        raise CheckpointError(f"{folder / CONFIG_NAME} says more than an export's: {', '.join(strange)}")
+    with torch.device("meta"):
+        wanted = _build(content, folder).state_dict()
+    metadata, given = weights.read_header(folder / WEIGHTS_NAME)
+    problems = weights.differences(wanted, given)
+    if set(metadata) - {"format"}:
+        problems.append(f"metadata of its own: {', '.join(sorted(set(metadata) - {'format'}))}")
+    if problems:
+        listed = "\n".join(f"  {one}" for one in problems)
+        raise CheckpointError(f"{folder / WEIGHTS_NAME} does not fit {CONFIG_NAME}:\n{listed}")
 
 
 def verify_sums(folder: Path) -> None:

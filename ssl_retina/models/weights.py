@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -21,6 +21,14 @@ PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 WRAPPERS = ("model", "state_dict")
 """Under which key other programs put the weights when a file holds more than them."""
 SHOWN = 12
+STORED = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+}
+"""Kinds of number in a safetensors header that have a meaning here."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -47,6 +55,26 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors")
     return tensors
+
+
+def read_header(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """What a `.safetensors` file says about itself: its metadata, and its tensors on the device `meta`.
+
+    No value is read. Raises CheckpointError for a file that is cut, damaged, or holds other numbers.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+            kinds = {name: (one.get_shape(), one.get_dtype()) for name, one in slices.items()}
+            metadata = dict(stored.metadata() or {})
+    except (SafetensorError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is cut or damaged ({error}): copy or export it again") from None
+    strange = [name for name, (_, kind) in kinds.items() if kind not in STORED]
+    if strange:
+        raise CheckpointError(f"{path} holds other numbers than weights: {_listed(strange)}")
+    return metadata, {
+        name: torch.empty(shape, dtype=STORED[kind], device="meta") for name, (shape, kind) in kinds.items()
+    }
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:

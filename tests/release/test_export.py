@@ -27,6 +27,7 @@ from ssl_retina.errors import CheckpointError, StateError
 from ssl_retina.models import encoder
 from ssl_retina.models.encoder import Encoder
 from ssl_retina.release import check, export, facts
+from ssl_retina.release.hub import publishable
 from ssl_retina.train import checkpoint
 
 OTHERS: list[tuple[dict[str, Any], str]] = [
@@ -218,6 +219,10 @@ def test_the_cards_two_lines_of_python_run(trained: tuple[config.Run, Encoder, P
     names: dict[str, Any] = {}
     exec(code, names)  # two lines of our own card
     assert names["model"](_images()).shape == (3, 192)
+
+
+def test_f105_an_export_may_be_published(trained: tuple[config.Run, Encoder, Path]) -> None:
+    assert sorted(publishable.verify(trained[2])) == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_law_8_no_host_path_or_user_in_any_file(trained: tuple[config.Run, Encoder, Path]) -> None:

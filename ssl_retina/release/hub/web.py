@@ -1,0 +1,221 @@
+"""Files below an http(s) address: continued where they stop, tried again with growing pauses, never trusted.
+
+In: the address of each file. Out: its bytes at the end of a part file. A server that stalls, cuts, stumbles
+or cannot continue is asked again; one that answers "no" or announces too much is believed at once.
+"""
+
+import contextlib
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+
+from ssl_retina import __version__
+from ssl_retina.errors import InputError
+from ssl_retina.release.hub.contents import Wanted
+from ssl_retina.release.hub.sources import Tell, not_there, too_large, validator_of
+
+USER_AGENT = f"ssl-retina/{__version__}"
+REDIRECTS = 5
+BUSY = frozenset((408, 425, 429, 500, 502, 503, 504))
+LONGEST_PAUSE = 8.0
+LONGEST_ASKED_PAUSE = 60.0
+_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a silent server is waited for, how often in vain, and the first pause, which doubles."""
+
+    stall_seconds: float = 30.0
+    attempts: int = 5
+    pause_seconds: float = 0.5
+
+    def pause(self, failures: int) -> float:
+        """Seconds before the next attempt."""
+        return min(LONGEST_PAUSE, self.pause_seconds * 2.0**failures)
+
+
+class BusyError(Exception):
+    """The server asks to come again, perhaps after some seconds."""
+
+    def __init__(self, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after = min(after, LONGEST_ASKED_PAUSE)
+
+
+@dataclass(frozen=True)
+class Web:
+    """An export below an address. `address(name)` is where a file lies; `headers` go to that host only."""
+
+    shown: str
+    address: Callable[[str], str]
+    known: Mapping[str, str]
+    patience: Patience = field(default_factory=Patience)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def origin(self) -> Mapping[str, str]:
+        """What is known of the place."""
+        return self.known
+
+    def fetch(self, wanted: Wanted, part: Path, tell: Tell) -> None:
+        """Bring a file to its end: see `sources.Source`. Attempts count only while nothing new arrives."""
+        failures, furthest = 0, _size(part)
+        with client(self.patience) as connection:
+            while not wanted.complete(part):
+                try:
+                    self._receive(connection, wanted, part=part, tell=tell)
+                    return
+                except (httpx2.TransportError, BusyError) as error:
+                    failures = 0 if _size(part) > furthest else failures + 1
+                    furthest = max(furthest, _size(part))
+                    self._pause(wanted, error, failures=failures, tell=tell)
+
+    def _pause(self, wanted: Wanted, error: Exception, *, failures: int, tell: Tell) -> None:
+        reason = _reason(error)
+        if failures >= self.patience.attempts or isinstance(error, httpx2.UnsupportedProtocol):
+            raise InputError(
+                f"{self.shown} did not give {wanted.name} ({reason}; {failures} attempts in vain). "
+                f"The same command tries again, and continues with what arrived"
+            ) from None
+        pause = max(self.patience.pause(failures), error.after if isinstance(error, BusyError) else 0.0)
+        tell.note(f"{wanted.name}: {reason}; again in {pause:g} s")
+        time.sleep(pause)
+
+    def _receive(self, connection: httpx2.Client, wanted: Wanted, *, part: Path, tell: Tell) -> None:
+        """One request; the part grows by what comes."""
+        start, mark = _size(part), validator_of(part)
+        headers = {**self.headers, **_resuming(start, mark)}
+        with self._answered(connection, wanted, headers) as response:
+            start = _start(response, start, part)
+            total = self._announced(response, wanted, start=start)
+            _check_room(part, total, start)
+            if start == 0:
+                part.write_bytes(b"")
+                mark.write_text(_validator(response))
+            with part.open("ab") as stream:
+                for block in response.iter_raw():
+                    start += len(block)
+                    if start > wanted.limit:
+                        raise too_large(self.shown, wanted, start)
+                    stream.write(block)
+                    tell.progress(wanted.name, start, total)
+
+    @contextlib.contextmanager
+    def _answered(
+        self, connection: httpx2.Client, wanted: Wanted, headers: Mapping[str, str]
+    ) -> Iterator[httpx2.Response]:
+        """The answer behind all redirects, its body still to be read."""
+        request = connection.build_request("GET", self.address(wanted.name), headers=dict(headers))
+        for _ in range(REDIRECTS + 1):
+            response = connection.send(request, stream=True)
+            with contextlib.closing(response):
+                if response.next_request is None:
+                    self._check_status(response, wanted)
+                    yield response
+                    return
+                request = self._followed(request, response.next_request)
+        raise InputError(f"{self.shown} sends {wanted.name} in circles: more than {REDIRECTS} redirects")
+
+    def _followed(self, request: httpx2.Request, onward: httpx2.Request) -> httpx2.Request:
+        """A redirect stays on http(s), and on https where it began there."""
+        before, after = request.url.scheme, onward.url.scheme
+        if after not in ("http", "https") or (before, after) == ("https", "http"):
+            raise InputError(f"{self.shown} redirects from {before} to {after}, which is not followed")
+        return onward
+
+    def _check_status(self, response: httpx2.Response, wanted: Wanted) -> None:
+        status = response.status_code
+        if status in BUSY:
+            after = response.headers.get("Retry-After", "")
+            raise BusyError(f"status {status}", float(after) if after.isdecimal() else 0.0)
+        if status in (404, 410):
+            raise not_there(self.shown, wanted.name)
+        if status in (401, 403):
+            raise InputError(f"{self.shown} does not let you read {wanted.name} (status {status})")
+        if status not in (200, 206, 416):
+            raise InputError(f"{self.shown} answers {wanted.name} with status {status}")
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise InputError(f"{self.shown} sends {wanted.name} in another encoding than asked for")
+
+    def _announced(self, response: httpx2.Response, wanted: Wanted, *, start: int) -> int | None:
+        """Bytes of the whole file as the server tells; None where it does not."""
+        length = response.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            return None
+        total = start + int(length)
+        if total > wanted.limit:
+            raise too_large(self.shown, wanted, total)
+        return total
+
+
+def client(patience: Patience) -> httpx2.Client:
+    """A client that says no more of us than our name, and follows no redirect by itself."""
+    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", "Cache-Control": "no-cache"}
+    return httpx2.Client(headers=headers, timeout=patience.stall_seconds, follow_redirects=False)
+
+
+def at(address: str, patience: Patience) -> Web:
+    """The export below a plain address, such as https://host/models/a; a query goes to every file."""
+    try:
+        base = httpx2.URL(address)
+    except httpx2.InvalidURL as error:
+        raise InputError(f"this address cannot be read ({error}): http://HOST/PATH") from None
+    if not base.host:
+        raise InputError("this address names no host: http://HOST/PATH")
+    shown = str(base.copy_with(username=None, password=None, query=None, fragment=None)).rstrip("/")
+    folder = base.path.rstrip("/")
+    return Web(
+        shown=shown,
+        address=lambda name: str(base.copy_with(path=f"{folder}/{name}", fragment=None)),
+        known={"source": shown},
+        patience=patience,
+    )
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _resuming(start: int, mark: Path) -> dict[str, str]:
+    """Ask for the rest, if the file is still the one that the part began with."""
+    if start == 0:
+        return {}
+    validator = mark.read_text() if mark.exists() else ""
+    return {"Range": f"bytes={start}-", **({"If-Range": validator} if validator else {})}
+
+
+def _validator(response: httpx2.Response) -> str:
+    """What If-Range may carry: a strong ETag, or else the time of the last change."""
+    tag: str = response.headers.get("ETag", "")
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+
+
+def _start(response: httpx2.Response, asked: int, part: Path) -> int:
+    """Where the body begins: at the part's end, or at 0 where the server starts anew."""
+    if response.status_code == 200:
+        return 0
+    found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if response.status_code == 416 or found is None or int(found[1]) != asked:
+        part.unlink(missing_ok=True)
+        raise BusyError("the server cannot continue where the part ends")
+    return asked
+
+
+def _check_room(part: Path, total: int | None, start: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if total is not None and total - start > free:
+        raise InputError(
+            f"the disk has no room: {total - start} bytes are to come, {free} are free. "
+            f"Make room; the same command continues"
+        )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, httpx2.TimeoutException):
+        return "the server is silent"
+    return str(error) or type(error).__name__
