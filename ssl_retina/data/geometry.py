@@ -27,9 +27,6 @@ Against turning at three times the stored size, 96 and 224 px: PSNR 52 and 53 dB
 of the Laplacian (bicubically at the view's own scale: 50 and 51 dB, 0.89 and 0.95, and slower).
 """
 
-MARGIN = 2
-"""Pixels around a crop that is turned, at the scale where it is."""
-
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the stored image."""
 
@@ -137,7 +134,7 @@ def _turned(image: Image.Image, where: Pose, size: int) -> Image.Image:
         math.hypot(across * cosine, down * sine) / FINER,
         math.hypot(across * sine, down * cosine) / FINER,
     )
-    region = _region(where, scale, image.size)
+    region = _region(where, image.size)
     if region is None:
         return Image.new("RGB", (size, size))
     wide, tall = region[2] - region[0], region[3] - region[1]
@@ -157,15 +154,14 @@ def _source(where: Pose, x: float, y: float) -> tuple[float, float]:
     return where.axis[0] + cosine * away_x + sine * away_y, where.axis[1] - sine * away_x + cosine * away_y
 
 
-def _region(where: Pose, scale: tuple[float, float], image: tuple[int, int]) -> Box | None:
-    """Whole pixels of the image that hold the turned box and a margin; None where there are none."""
+def _region(where: Pose, image: tuple[int, int]) -> Box | None:
+    """Whole pixels of the image that hold the turned box; None where there are none."""
     left, top, right, bottom = where.box
     corners = [_source(where, x, y) for x in (left, right) for y in (top, bottom)]
     bounds = []
     for axis in (0, 1):
         along = [corner[axis] for corner in corners]
-        margin = MARGIN * max(scale[axis], 1.0)
-        low, high = math.floor(min(along) - margin), math.ceil(max(along) + margin)
+        low, high = math.floor(min(along)), math.ceil(max(along))
         bounds.append((max(low, 0), min(high, image[axis])))
     (left, right), (top, bottom) = bounds
     return (left, top, right, bottom) if left < right and top < bottom else None
