@@ -90,13 +90,18 @@ def assert_bits(left: dict[str, Any], right: dict[str, Any], *, steps: slice = s
 
 
 def assert_close(left: dict[str, Any], right: dict[str, Any]) -> None:
-    """Between worlds the sums over samples are added up in another order."""
+    """Between worlds sums over samples are added up in another order: 3e-3 of a tensor's largest value.
+
+    The bias before a batch norm is left out: a shift is taken away there, so its gradient is rounding
+    noise, of which Adam makes whole steps (that of the attention's keys is why it is not 1e-5).
+    """
     ours, theirs = tensors(left), tensors(right)
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=2e-3, atol=2e-5, msg=name)
-    for loss, other in zip(left["losses"][-1:], right["losses"][-1:], strict=True):
-        assert loss == pytest.approx(other, rel=1e-5)
+        if not name.endswith("encoder.vit.norm.bias"):
+            tolerance = 3e-3 * float(theirs[name].abs().max()) + 1e-6
+            torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=tolerance, msg=name)
+    assert left["losses"][-1] == pytest.approx(right["losses"][-1], rel=1e-5)
 
 
 def learned(found: dict[str, Any], before: dict[str, Any], name: str) -> bool:
