@@ -45,13 +45,14 @@ class Classifier(nn.Module):
         return logits
 
 
-def check(vit: nn.Module, name: str) -> None:
-    """Raise InputError where `vit`, which the user named, is no plain ViT with a vector to put a head on."""
+def checked(vit: nn.Module, name: str) -> VisionTransformer:
+    """`vit`, which the user named; InputError where it is no plain ViT with a vector to put a head on."""
     if type(vit) is not VisionTransformer or vit.global_pool not in ("avg", "token"):
         raise InputError(
             f"{name} is a {type(vit).__name__}; only plain ViTs that pool by mean or class token are "
             "fine-tuned, such as the exports of ssl-retina or vit_small_patch16_224.augreg_in21k"
         )
+    return vit
 
 
 def describe(vit: Any, data: DataConfig, names: Sequence[str]) -> dict[str, Any]:

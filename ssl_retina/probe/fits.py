@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_retina import __version__, dist, files
 from ssl_retina.metrics import Integers
+from ssl_retina.models import weights
 from ssl_retina.models.classifier import Classifier
 from ssl_retina.models.pretrained import Pretrained
 from ssl_retina.probe import features, linear, tuning
@@ -122,7 +122,7 @@ class Shelf:
         key = (name, seed if name == features.RANDOM else 0)
         if key not in self._starts:
             model, about = self._start(name, seed)
-            self._starts[key] = Begun(model, about, tensors_digest(model.module))
+            self._starts[key] = Begun(model, about, weights.digest(model.module))
         return self._starts[key]
 
     def finished(self, fit: Fit) -> bool:
@@ -189,13 +189,3 @@ class Shelf:
 def _state(model: Classifier) -> dict[str, Tensor]:
     """The timm model's own tensors with its head, fp32, on the CPU."""
     return {name: tensor.float().cpu().contiguous() for name, tensor in model.vit.state_dict().items()}
-
-
-def tensors_digest(module: nn.Module) -> str:
-    """The SHA-256 of a module's names, shapes and values: the same weights, wherever they came from."""
-    summed = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        summed.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
-        summed.update(values.flatten().view(torch.uint8).numpy().tobytes())
-    return summed.hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ssl_retina import files, labels
 from ssl_retina.errors import InputError
-from ssl_retina.models import classifier
+from ssl_retina.models import classifier, encoder
 from ssl_retina.models.pretrained import Pretrained
 from ssl_retina.probe import features, material, tuning
 from ssl_retina.probe.fits import Answer, Fit, Plan, Shelf
@@ -100,7 +100,9 @@ def prepare(
 
     def start(name: str, seed: int) -> tuple[Pretrained, str]:
         loaded, about = features.load(name, names, seed=seed)
-        classifier.check(loaded.module, name)
+        vit = classifier.checked(loaded.module, name)
+        if name == features.RANDOM:
+            encoder.renew(vit, seed=seed)
         return loaded, about
 
     shelf = Shelf(folder / FITS, bench, start, ordinal=case.question.kind == "ordinal")

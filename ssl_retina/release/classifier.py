@@ -102,10 +102,15 @@ def _worth(result: Mapping[str, Any]) -> str:
             "",
             *lines,
             "",
-            f"95 % intervals over {unit}: bootstrap ({result['resamples']} resamples), stretched by the "
-            f"spread of the whole procedure on {result['halves']} random halves.",
+            f"95 % intervals over {unit}: bootstrap ({result['resamples']} resamples), {_stretch(result)}.",
         ]
     )
+
+
+def _stretch(result: Mapping[str, Any]) -> str:
+    if not result["halves"]:
+        return "with the trained models as they are, which is too narrow"
+    return f"stretched by the spread of the whole procedure on {result['halves']} random halves"
 
 
 def _shown(number: Mapping[str, float | None]) -> str:
@@ -143,7 +148,8 @@ def _training(result: Mapping[str, Any]) -> str:
 
 
 def _limits(result: Mapping[str, Any]) -> str:
-    notes = "\n".join(f"- {note}" for note in result["notes"])
+    told_above = ("recipe: ", *(f"{one['name']}: " for one in result["weights"]))  # a name may be a path
+    notes = "\n".join(f"- {note}" for note in result["notes"] if not note.startswith(told_above))
     return f"""## Limits
 
 - Other cameras, sites, populations and image qualities were not tried; the shares are not calibrated.
