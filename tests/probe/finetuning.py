@@ -37,8 +37,9 @@ def make_export(folder: Path, shards: Path) -> Path:
     shape = {"input_size": [3, SIZE, SIZE], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
     content = {
         "architecture": model.name,
+        "num_classes": 0,
         "model_args": encoder.model_args(model),
-        "pretrained_cfg": {**shape, "interpolation": "bicubic", "crop_pct": 1.0},
+        "pretrained_cfg": {**shape, "interpolation": "bicubic", "crop_pct": 1.0, "num_classes": 0},
     }
     (folder / "config.json").write_text(json.dumps(content))
     (folder / "README.md").write_text(f"index `{read_index(shards).digest}`")
