@@ -27,7 +27,6 @@ from ssl_retina.probe.question import Question, halves
 from ssl_retina.probe.splits import Fold
 from ssl_retina.probe.tuning import Advance, Bench, Labelled
 
-WHOLE = -1
 Start = Callable[[str, int], tuple[Pretrained, str]]
 """Gives the weights of a name and a seed, and what they are."""
 
@@ -36,15 +35,13 @@ Start = Callable[[str, int], tuple[Pretrained, str]]
 class Fit:
     """One fine-tuning: what it starts from, what it learns, which rows of the shards it is asked about.
 
-    half: the number of the half of the patients, WHOLE for all of them. kept: the model is wanted, too.
+    kept: the model is wanted, too.
     """
 
     weights: str
     seed: int
     labelled: Labelled
     asked: Integers
-    half: int = WHOLE
-    fold: int = 0
     kept: bool = False
 
 
@@ -77,12 +74,11 @@ class Plan:
         return cls(question, rows, tuple(keys), tuple(parts))
 
     def fits(self, name: str, part: int, seed: int) -> Iterator[Fit]:
-        """One fit for each fold of a part; 0 is the whole question, whose declared split keeps its model."""
+        """One fit for each fold of a part; part 0 is the whole question."""
         places, question = self.parts[part]
-        half = WHOLE if part == 0 else part - 1
-        for number, fold in enumerate(question.folds):
+        for fold in question.folds:
             labelled, asked = self._sides(places, fold)
-            yield Fit(name, seed, labelled, asked, half, number)
+            yield Fit(name, seed, labelled, asked)
 
     def final(self, name: str, seed: int) -> Fit:
         """The fit whose model is handed out: of a declared split its own, else one on all photographs."""

@@ -80,7 +80,7 @@ def _metric(task: Mapping[str, Any], name: str) -> str:
 def footer(result: Mapping[str, Any]) -> list[str]:
     """What has to be read with the tables."""
     unit = "patients" if result["level"] == "patient" else "photographs"
-    stretch = (STRETCHED if result.get("halves", 1) else NOT_STRETCHED).format(unit=unit)
+    stretch = (STRETCHED if result.get("halves", 2) > 1 else NOT_STRETCHED).format(unit=unit)
     about = ABOUT_INTERVALS.format(unit=unit, resamples=result["resamples"], stretch=stretch)
     return [
         about + ABOUT_DIFFERENCES,

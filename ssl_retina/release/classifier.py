@@ -108,7 +108,7 @@ def _worth(result: Mapping[str, Any]) -> str:
 
 
 def _stretch(result: Mapping[str, Any]) -> str:
-    if not result["halves"]:
+    if result["halves"] < 2:
         return "with the trained models as they are, which is too narrow"
     return f"stretched by the spread of the whole procedure on {result['halves']} random halves"
 

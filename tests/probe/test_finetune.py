@@ -129,6 +129,18 @@ def test_plain_timm_says_the_same_of_the_photographs(learned: Path, site: Path) 
     assert (found["classes"], found["photographs"]) == (2, SAMPLES // 4)
 
 
+def test_a_fine_tuned_model_is_no_start(
+    learned: Path,
+    site: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = command(site, tmp_path / "out", weights=str(learned / "model"))
+    assert run(words, monkeypatch) == 2
+    assert "fine-tuned with labels" in capsys.readouterr().err
+
+
 def test_labels_of_test_photographs_change_nothing_that_is_learned(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
