@@ -35,12 +35,23 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
             yield lambda units: bar.advance(task, units)
         return
     done, last = 0, time.monotonic()
+    begun = last
 
     def advance(units: int) -> None:
         nonlocal done, last
         done += units
         if time.monotonic() - last >= LINE_SECONDS:
             last = time.monotonic()
-            note(f"{what}: {done}" + (f" of {total}" if total else ""))
+            text = f"{what}: {done}"
+            if total:
+                text += f" of {total}, about {_spoken((last - begun) * (total - done) / done)} left"
+            note(text)
 
     yield advance
+
+
+def _spoken(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

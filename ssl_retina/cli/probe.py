@@ -69,7 +69,7 @@ def probe(
     if json:
         console.result(result)
     else:
-        _print(result)
+        show(result)
     console.note(f"written: {out / 'probe.json'}, report.md, probe.png")
 
 
@@ -86,7 +86,8 @@ def _write(result: dict[str, Any], out: Path) -> None:
         files.write_json(out / "probe.json", result)
 
 
-def _print(result: dict[str, Any]) -> None:
+def show(result: dict[str, Any]) -> None:
+    """Print the tables and what has to be read with them."""
     from rich.console import Console
 
     from ssl_retina.probe import report

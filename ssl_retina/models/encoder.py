@@ -114,10 +114,27 @@ def build(model: config.Model, *, checkpointing: bool, pool: Pool = "avg") -> En
     vit.requires_grad_(True)
     if vit.pos_embed is None:
         raise ConfigError("config", [f"model.name: {model.name} has no position embedding to mask by"])
-    embedded = 0 if vit.no_embed_class else vit.num_prefix_tokens
-    utils.initialize_2d_sine_cosine_positional_embedding(vit.pos_embed, num_prefix_tokens=embedded)
+    _start_positions(vit)
     vit.pos_embed.requires_grad_(model.position_embedding == "learned")
     return Encoder(vit, drop_path=model.drop_path, checkpointing=checkpointing)
+
+
+def _start_positions(vit: VisionTransformer) -> None:
+    embedded = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    utils.initialize_2d_sine_cosine_positional_embedding(vit.pos_embed, num_prefix_tokens=embedded)
+
+
+def renew(vit: VisionTransformer, *, seed: int) -> None:
+    """Give a ViT of any origin the weights that a pretraining of ours starts from (see `build`).
+
+    timm's own start is another (random positions, narrow normal weights), and a comparison with it would be
+    one of two starts, not of pretraining with none. torch's generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        vit.init_weights("jax")
+        if vit.pos_embed is not None:
+            _start_positions(vit)
 
 
 def model_args(model: config.Model, pool: Pool = "avg") -> dict[str, Any]:

@@ -106,6 +106,11 @@ def _check_name(name: str) -> None:
 def _load_export(folder: Path) -> Pretrained:
     verify_sums(folder)
     content = read_export_config(folder)
+    if content.get("num_classes"):
+        raise InputError(
+            f"{folder} holds a classifier that was fine-tuned with labels; give the encoder that it started "
+            "from, whose features have seen no label"
+        )
     module = _build(content, folder)
     weights.load_into(module, weights.read_tensors(folder / WEIGHTS_NAME), str(folder / WEIGHTS_NAME))
     return _frozen(module, content["pretrained_cfg"])

@@ -4,6 +4,7 @@ In: `.safetensors`, or PyTorch's own format read with `weights_only`. Out: every
 lists what is wrong. Nothing is loaded in part (law 12), nothing is unpickled (law 11).
 """
 
+import hashlib
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -156,6 +157,16 @@ def unusable(tensors: Mapping[str, Tensor]) -> list[str]:
         elif values.ndim > 1 and values.numel() > 1 and bool((values == values.flatten()[0]).all()):
             problems.append(f"{name} is {float(values.flatten()[0]):g} everywhere")
     return problems
+
+
+def digest(module: nn.Module) -> str:
+    """The SHA-256 of a module's names, shapes and values: the same weights, wherever they came from."""
+    summed = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        summed.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
+        summed.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return summed.hexdigest()
 
 
 def _listed(names: Sequence[str]) -> str:

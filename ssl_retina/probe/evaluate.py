@@ -108,7 +108,7 @@ def judge(question: Question, features: Features, fitting: Fitting, *, resamples
     found: dict[str, dict[str, Estimate]] = {}
     for probe, scores in score(question, features, fitting, chosen=chosen).items():
         found[probe] = {}
-        for name, statistic in _statistics(question, scores).items():
+        for name, statistic in statistics(question, scores).items():
             drawn = metrics.bootstrap(statistic, groups, resamples=resamples, seed=fitting.seed)
             found[probe][name] = dataclasses.replace(
                 drawn, refitted=np.array(refitted[probe, name]), lowest=LOWEST.get(name, 0.0)
@@ -128,12 +128,13 @@ def _refitted(
             once = np.ones((1, len(part.tested)))
             scored = score(part, features[kept], fitting, chosen=[cost] * len(part.folds))
             for probe, scores in scored.items():
-                for name, statistic in _statistics(part, scores).items():
+                for name, statistic in statistics(part, scores).items():
                     values[probe, name].append(float(statistic(once)[0]))
     return values
 
 
-def _statistics(question: Question, scores: Scores) -> dict[str, metrics.Statistic]:
+def statistics(question: Question, scores: Scores) -> dict[str, metrics.Statistic]:
+    """Every metric of this kind of task as a function of the weights of the tested photographs."""
     true = question.classes[question.tested]
     judged = (1,) if question.kind == "binary" else tuple(range(question.count))
     functions: dict[str, metrics.Statistic] = {

@@ -1,10 +1,11 @@
 """WEIGHTS as the user names them -> one row of numbers for each photograph.
 
 In: an export's folder, a timm name, `random`, `mean-colour` or `pixel-pca`, and rows of the shards. Out:
-(photographs, dimensions) float32 in the same order. Frozen, no gradient, no augmentation.
+(photographs, dimensions) float32 in the same order. Frozen, no gradient, no augmentation. `embed` and
+`finetune` read photographs and weights through the same functions.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from ssl_retina.shards import Index
 RANDOM, MEAN_COLOUR, PIXEL_PCA = "random", "mean-colour", "pixel-pca"
 PIXELS = 32
 COMPONENTS = 192
+ABOUT_COLOUR = f"mean red, green and blue of the {PIXELS} px image"
 BATCH = 64
 SMALLEST_FOR_WORKERS = 2000
 WORKERS = 4
@@ -59,45 +61,55 @@ def represent(
     small: NDArray[np.float32] | None = None
     for name in names:
         if name not in (MEAN_COLOUR, PIXEL_PCA):
-            yield _of_model(name, names, _Photographs(index, rows, advance), seed=seed)
+            yield _of_model(name, names, Photographs(index, rows, advance), seed=seed)
             continue
         if small is None:
-            photographs = _Photographs(index, rows, advance)
-            small = np.concatenate([_flat(batch) for batch in photographs.batches(name, PIXELS)])
+            photographs = Photographs(index, rows, advance)
+            small = np.concatenate([flat(batch) for batch in photographs.batches(name, PIXELS)])
         yield _of_pixels(name, small)
 
 
 @dataclass(frozen=True)
-class _Photographs:
-    """The chosen rows of the shards, at any size."""
+class Photographs:
+    """The chosen rows of the shards, at any size. `workers`: None for some where it pays."""
 
     index: Index
     rows: Integers
     advance: Advance
+    batch: int = BATCH
+    workers: int | None = None
 
     def batches(self, name: str, size: int) -> Iterator[Batch]:
         """Whole images (1, batch, 3, size, size) uint8."""
-        workers = WORKERS if len(self.rows) >= SMALLEST_FOR_WORKERS else 0
-        data = config.Data(shards=(self.index.folder,), batch_size=BATCH, workers=workers, held_out=0.0)
+        workers = self.workers
+        if workers is None:
+            workers = WORKERS if len(self.rows) >= SMALLEST_FOR_WORKERS else 0
+        data = config.Data(shards=(self.index.folder,), batch_size=self.batch, workers=workers, held_out=0.0)
         source = open_source(data, ViewSpec("plain", global_views=1, global_size=size), seed=0)
         done = 0
-        for batch in source.whole(self.rows, batch=BATCH):
+        for batch in source.whole(self.rows, batch=self.batch):
             yield batch
             done += len(batch.keys)
             self.advance(name, done)
 
 
-def _flat(batch: Batch) -> NDArray[np.float32]:
+def flat(batch: Batch) -> NDArray[np.float32]:
+    """Pixels of whole images (batch, 3 * size * size) in [0, 1], channel by channel."""
     scaled: NDArray[np.float32] = (batch.global_views[0].flatten(1).float() / 255).numpy()
     return scaled
 
 
 def _of_pixels(name: str, small: NDArray[np.float32]) -> Representation:
     if name == MEAN_COLOUR:
-        colour = small.reshape(len(small), 3, -1).mean(axis=2)
-        return Representation(name, f"mean red, green and blue of the {PIXELS} px image", colour)
+        return Representation(name, ABOUT_COLOUR, mean_colour(small))
     about = f"up to {COMPONENTS} principal components of the {PIXELS} px image, fitted in each training part"
     return Representation(name, about, _rotated(small), COMPONENTS)
+
+
+def mean_colour(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean red, green and blue (photographs, 3) of flat pixels."""
+    colour: NDArray[np.float32] = pixels.reshape(len(pixels), 3, -1).mean(axis=2)
+    return colour
 
 
 def _rotated(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -109,28 +121,37 @@ def _rotated(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     return rotated
 
 
-def _of_model(name: str, names: Sequence[str], photographs: _Photographs, *, seed: int) -> Representation:
-    model, about = _load(name, names, seed)
-    data = model.data
-    device = dist.device()
+def _of_model(name: str, names: Sequence[str], photographs: Photographs, *, seed: int) -> Representation:
+    model, about = load(name, names, seed=seed)
+    values = np.concatenate(list(vectors(model, photographs.batches(name, model.data.image_size))))
+    check_finite(name, values)
+    seen = seen_in_pretraining(name, photographs.index)
+    return Representation(name, f"{about}, {model.data.image_size} px", values, seen=seen)
+
+
+def vectors(model: Pretrained, batches: Iterable[Batch]) -> Iterator[NDArray[np.float32]]:
+    """What the model gives of each batch of whole images: (batch, features) float32."""
+    device, data = dist.device(), model.data
     module = model.module.to(device)
-    parts = []
-    with torch.inference_mode():
-        for batch in photographs.batches(name, data.image_size):
-            ready = views.finish(batch, device=device, mean=data.mean, std=data.std)
-            parts.append(module(ready.global_views[0]).float().cpu().numpy())
-    values = np.concatenate(parts)
+    for batch in batches:
+        ready = views.finish(batch, device=device, mean=data.mean, std=data.std)
+        with torch.inference_mode():
+            given: NDArray[np.float32] = module(ready.global_views[0]).float().cpu().numpy()
+        yield given
+
+
+def check_finite(name: str, values: NDArray[np.float32]) -> None:
+    """Raise CheckpointError where any of the (photographs, features) is NaN or infinite."""
     broken = int((~np.isfinite(values)).any(axis=1).sum())
     if broken:
         raise CheckpointError(
             f"{name} gives features that are not finite for {broken} of {len(values)} photographs: "
             "the weights are damaged or the run diverged"
         )
-    seen = _seen(Path(name), photographs.index)
-    return Representation(name, f"{about}, {data.image_size} px", values, seen=seen)
 
 
-def _load(name: str, names: Sequence[str], seed: int) -> tuple[Pretrained, str]:
+def load(name: str, names: Sequence[str], *, seed: int) -> tuple[Pretrained, str]:
+    """A frozen encoder and what it is; `names`: all WEIGHTS, whose architecture `random` takes."""
     if name != RANDOM:
         kind = "export" if Path(name).is_dir() else "timm model"
         return pretrained.load_timm(name), kind
@@ -157,9 +178,9 @@ def _like(names: Sequence[str]) -> str | None:
     return next(iter(exports + models), None)
 
 
-def _seen(folder: Path, index: Index) -> bool | None:
+def seen_in_pretraining(name: str, index: Index) -> bool | None:
     """Whether an export's card names the index of these shards among what it was trained on."""
-    card = folder / "README.md"
+    card = Path(name) / "README.md"
     if not card.is_file():
         return None
     return index.digest in card.read_text(encoding="utf-8", errors="replace")

@@ -75,7 +75,7 @@ def logistic(sides: Sides, classes: Integers, *, count: int, cost: float) -> Pre
     base = np.bincount(classes, minlength=count) / len(classes)
     own = model.predict_proba(sides.train) @ model.classes_
     expected = (shares @ np.arange(count) - own.mean()) / max(own.std(), SMALLEST_SHARE)
-    return Prediction(_log_odds(shares) - _log_odds(base), expected)
+    return Prediction(log_odds(shares) - log_odds(base), expected)
 
 
 def nearest(sides: Sides, classes: Integers, *, count: int) -> Prediction:
@@ -97,10 +97,15 @@ def grades(predict: Predict, sides: Sides, classes: Integers, groups: Integers, 
     for fold in cross_fitting(classes, groups, seed=seed, folds=folds):
         inner = Sides(sides.train[fold.train], sides.train[fold.test])
         seen[fold.test] = predict(inner, classes[fold.train]).expected
-    seen.sort()
+    return np.searchsorted(cuts(seen, classes), predict(sides, classes).expected, side="right")
+
+
+def cuts(expected: Floats, classes: Integers) -> Floats:
+    """Where to cut expected grades (photographs,) so that each grade is as frequent as in `classes`."""
+    ordered = np.sort(expected)
     ends = np.cumsum(np.bincount(classes))[:-1]
-    cuts = (seen[np.maximum(ends - 1, 0)] + seen[np.minimum(ends, len(seen) - 1)]) / 2
-    return np.searchsorted(cuts, predict(sides, classes).expected, side="right")
+    between: Floats = (ordered[np.maximum(ends - 1, 0)] + ordered[np.minimum(ends, len(ordered) - 1)]) / 2
+    return between
 
 
 def choose_cost(features: Floats, classes: Integers, groups: Integers, *, seed: int) -> float:
@@ -144,7 +149,8 @@ def _fit(model: LogisticRegression, features: Floats, classes: Integers) -> Logi
         return model.fit(features, classes)
 
 
-def _log_odds(shares: Floats) -> Floats:
+def log_odds(shares: Floats) -> Floats:
+    """log(p / (1 - p)) of shares in [0, 1], finite also at both ends."""
     held = np.clip(shares, SMALLEST_SHARE, 1 - SMALLEST_SHARE)
     odds: Floats = np.log(held) - np.log1p(-held)
     return odds

@@ -1,4 +1,7 @@
-"""The result of a probe -> `report.md` and `probe.png`: every number with its interval, counts beside it."""
+"""The result of a probe or of fine-tuning -> `report.md` and a forest plot.
+
+Every number stands with its interval, counts beside it.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,13 +18,17 @@ NAMES: Mapping[str, str] = {
     "balanced_accuracy": "balanced accuracy",
     "logistic": "logistic",
     "knn": "kNN",
+    "finetune": "fine-tuned",
 }
-COLOURS = {"logistic": "#1f5fa8", "knn": "#d08a1d"}
-ABOUT_INTERVALS = (
-    "Intervals: 95 %, bootstrap over {unit} ({resamples} resamples), stretched to the spread of the whole "
-    "procedure on random halves of the {unit}. Differences are paired; one whose interval holds 0 shows "
-    "nothing."
+COLOURS = {"logistic": "#1f5fa8", "knn": "#d08a1d", "finetune": "#2d7f5e"}
+TITLES = {"finetune": "Fine-tuning"}
+ABOUT_INTERVALS = "Intervals: 95 %, bootstrap over {unit} ({resamples} resamples), {stretch}. "
+STRETCHED = "stretched to the spread of the whole procedure on random halves of the {unit}"
+NOT_STRETCHED = (
+    "with the fitted models as they are: what other training {unit} would have changed is left out, the "
+    "intervals are too narrow"
 )
+ABOUT_DIFFERENCES = "Differences are paired; one whose interval holds 0 shows nothing."
 
 
 def shown(number: Mapping[str, float | None], *, sign: str = "") -> str:
@@ -73,8 +80,10 @@ def _metric(task: Mapping[str, Any], name: str) -> str:
 def footer(result: Mapping[str, Any]) -> list[str]:
     """What has to be read with the tables."""
     unit = "patients" if result["level"] == "patient" else "photographs"
+    stretch = (STRETCHED if result.get("halves", 2) > 1 else NOT_STRETCHED).format(unit=unit)
+    about = ABOUT_INTERVALS.format(unit=unit, resamples=result["resamples"], stretch=stretch)
     return [
-        ABOUT_INTERVALS.format(unit=unit, resamples=result["resamples"]),
+        about + ABOUT_DIFFERENCES,
         f"Level: {result['level']}; {result['patients_from']}. Seed {result['seed']}.",
         *result["notes"],
     ]
@@ -82,7 +91,7 @@ def footer(result: Mapping[str, Any]) -> list[str]:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The whole report as one page of Markdown."""
-    lines = ["# Probe", ""]
+    lines = [f"# {TITLES.get(result.get('verb', ''), 'Probe')}", ""]
     lines += [f"- `{one['name']}`: {one['about']}, {one['dimensions']} numbers" for one in result["weights"]]
     for task in result["tasks"]:
         lines += ["", f"## {task['name']}", "", heading(task, result["level"]), ""]

@@ -74,7 +74,7 @@ def _split(case: Case, gathered: Material) -> str:
     unit = "patients" if gathered.grouping.level == "patient" else "photographs"
     if gathered.role is not None:
         return f"column {gathered.split!r}: {len(folds[0].train)} train, {len(folds[0].test)} test"
-    return f"{len(folds)} folds of {unit}, each scored by a probe that never saw them"
+    return f"{len(folds)} folds of {unit}, each scored by a model that never saw them"
 
 
 def results(names: Sequence[str], judged: Sequence[Judged]) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ same features from it.
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,33 +49,49 @@ def export(run_dir: Path, out: Path) -> Path:
     `out` may be missing, empty, or an earlier export, which is replaced. Raises CheckpointError for weights
     that are not finite or hold one single value, StateError for a folder that holds anything else.
     """
-    _check_target(out)
+    check_target(out)
     return write(_trained(run_dir), out)
 
 
 def write(trained: Trained, out: Path) -> Path:
     """Write the export: see `export`."""
-    _check_target(out)
+    check_target(out)
     method = _method(trained)
     product = method.exported()
     assert isinstance(product, Encoder)
-    tensors = _tensors(product)
     description = _timm_config(trained.run, product)
     text = card.write(_facts(trained, method, description))
+    return publish(Content(_tensors(product), description, text, product.features), out)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a folder for timm holds, and `answer`: what the trained model says of images (batch, 3, H, W)."""
+
+    tensors: dict[str, Tensor]
+    description: Mapping[str, Any]
+    card: str
+    answer: Callable[[Tensor], Tensor]
+
+
+def publish(content: Content, out: Path) -> Path:
+    """Write a folder whole, after plain timm in another process said of two images what `answer` says."""
+    check_target(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        _fill(temporary, tensors, description, text)
-        _prove(temporary, product, trained.run.model.image_size)
+        _fill(temporary, content)
+        _prove(temporary, content)
         _put_in_place(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
 
 
-def _check_target(out: Path) -> None:
+def check_target(out: Path) -> None:
+    """Raise StateError where `out` is neither free nor an earlier export."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise StateError(f"{out} exists and is no folder: choose another --out")
     if not out.exists():
@@ -109,11 +125,16 @@ def _method(trained: Trained) -> Any:
 def _tensors(product: Encoder) -> dict[str, Tensor]:
     """The timm model's own tensors, checked: an export of a dead run helps nobody."""
     tensors = {name: tensor.float().contiguous() for name, tensor in product.vit.state_dict().items()}
+    check_tensors(tensors, "the newest checkpoint")
+    return tensors
+
+
+def check_tensors(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raise CheckpointError where weights are not finite or hold one single value."""
     problems = weights.unusable(tensors)
     if problems:
         listed = "\n".join(f"  {one}" for one in problems[: weights.SHOWN])
-        raise CheckpointError(f"the newest checkpoint is not worth exporting:\n{listed}")
-    return tensors
+        raise CheckpointError(f"{what} is not worth exporting:\n{listed}")
 
 
 def _timm_config(run: config.Run, product: Encoder) -> dict[str, Any]:
@@ -160,27 +181,28 @@ def _facts(trained: Trained, method: Any, description: Mapping[str, Any]) -> car
     )
 
 
-def _fill(folder: Path, tensors: dict[str, Tensor], description: Mapping[str, Any], text: str) -> None:
+def _fill(folder: Path, content: Content) -> None:
     """The four files, on disk; the sums last."""
     with files.whole(folder / WEIGHTS_NAME) as path:
-        save_file(tensors, path, metadata={"format": "pt"})
-    files.write_json(folder / CONFIG_NAME, description)
-    files.write_bytes(folder / CARD_NAME, text.encode())
+        save_file(content.tensors, path, metadata={"format": "pt"})
+    files.write_json(folder / CONFIG_NAME, content.description)
+    files.write_bytes(folder / CARD_NAME, content.card.encode())
     names = sorted(NAMES - {SUMS_NAME})
     sums = "".join(f"{files.sha256(folder / name)}  {name}\n" for name in names)
     files.write_bytes(folder / SUMS_NAME, sums.encode())
 
 
-def _prove(folder: Path, product: Encoder, size: int) -> None:
-    """Plain timm, in another process, must give the features of the encoder that was trained."""
+def _prove(folder: Path, content: Content) -> None:
+    """Plain timm, in another process, must say what the model says that was trained."""
+    size = content.description["pretrained_cfg"]["input_size"][-1]
     pixels = uniform(0, "export", torch.arange(2), 3 * size * size)
     images = pixels.view(2, 3, size, size) * 4 - 2
     with torch.inference_mode():
-        expected = product.features(images)
+        expected = content.answer(images)
     difference = float((plain_timm_features(folder, images) - expected).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
         raise CheckpointError(
-            f"plain timm gives other features than the trained encoder (difference {difference:.3g}): "
+            f"plain timm gives other features or logits than the trained model (by {difference:.3g}): "
             f"nothing was exported; this is a defect of ssl-retina or of the installed timm: report it"
         )
 

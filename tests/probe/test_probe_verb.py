@@ -347,7 +347,7 @@ def test_mean_colour_and_pixels_against_pillow(site: Path) -> None:
     rows = np.array([5, 2, 40])
     colour, pca = features.represent(["mean-colour", "pixel-pca"], index(site), rows, seed=0, advance=silent)
     small = np.concatenate(
-        [features._flat(one) for one in features._Photographs(index(site), rows, silent).batches("x", 32)]
+        [features.flat(one) for one in features.Photographs(index(site), rows, silent).batches("x", 32)]
     )
     for place, number in enumerate(rows):
         whole = factory.pixels(number, size=48, patients=PATIENTS).astype(float).mean(axis=(0, 1)) / 255
