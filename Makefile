@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
 
-.PHONY: setup demo test slow check clean
+.PHONY: setup demo test slow slurm check clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -16,10 +16,13 @@ demo: setup
 	$(BIN)/ssl-retina demo --out $(OUT)
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not slurm"
 
 slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not slurm"
+
+slurm: setup
+	$(BIN)/python -m pytest -m slurm -s tests/slurm
 
 check: setup
 	$(BIN)/ruff check .

@@ -59,9 +59,13 @@ class NumericalError(UserError):
 
 
 class RequeueError(UserError):
-    """Saved after a signal of the scheduler: the same command continues."""
+    """Saved after a signal of the scheduler: the same command continues. `signal`: its number."""
 
     exit_code = 75
+
+    def __init__(self, message: str, signal: int = 0) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 class InterruptedRunError(UserError):

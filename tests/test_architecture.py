@@ -16,6 +16,8 @@ ROWS = (
         "contract",
         "dist",
         "files",
+        "locks",
+        "scheduler",
         "pseudonyms",
         "shards",
         "shard_index",

@@ -1,8 +1,10 @@
 """Verbs of the group 'pretrain': train or resume (one command does both), and look before training."""
 
+import contextlib
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -116,7 +118,10 @@ def _as_rank(config: Path, overrides: list[str], *, extend: bool, change: bool, 
 def _train(path: Path, overrides: list[str], *, extend: bool, change: bool, as_json: bool) -> None:
     from ssl_retina.train import signals
 
-    with signals.noted() as stop:  # before torch is loaded: a signal in these seconds counts too
+    with (
+        signals.noted() as stop,
+        _code_left(),
+    ):  # before torch is loaded: a signal in these seconds counts too
         _choose_accelerator()
         from ssl_retina import config, methods
         from ssl_retina.train import loop
@@ -124,6 +129,21 @@ def _train(path: Path, overrides: list[str], *, extend: bool, change: bool, as_j
         run = config.load(path, overrides, methods.config_type, methods.available())
         summary = loop.pretrain(run, stop, extend=extend, change=change)
     _tell(summary, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _code_left() -> Iterator[None]:
+    """Leave the exit code of an error to the batch script, while later signals still change nothing."""
+    from ssl_retina.cli import console
+    from ssl_retina.launch import requeue
+
+    try:
+        yield
+    except UserError as error:
+        refusal = requeue.leave(error)
+        if refusal and os.environ.get("RANK") == "0":
+            console.note(f"ssl-retina: {refusal}")
+        raise
 
 
 def _choose_accelerator() -> None:

@@ -14,7 +14,7 @@ from ssl_retina.config import Run
 from ssl_retina.contract import Batch, Clock
 from ssl_retina.data.views import finish
 from ssl_retina.errors import NumericalError
-from ssl_retina.train import schedule, setup, signals
+from ssl_retina.train import schedule, setup, signals, starts
 from ssl_retina.train.engine import process_group
 from ssl_retina.train.logbook import Line, Logbook, Outcome
 from ssl_retina.train.meter import Meter
@@ -45,6 +45,8 @@ def pretrain(run: Run, stop: Stop, *, extend: bool = False, change: bool = False
     with process_group(), setup.opened(run, extend=extend, change=change) as session:
         stop.begin()
         progress, number, last = _steps(session, stop)
+        if dist.is_first():
+            starts.ended(run.out, "signal" if number else "done")
     if number:
         raise signals.stopped(number, f"and saved at step {progress.step} of {run.train.steps}")
     return Summary(

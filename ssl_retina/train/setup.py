@@ -23,7 +23,7 @@ from ssl_retina.contract import Method, ViewSpec
 from ssl_retina.data.loader import Source, open_source
 from ssl_retina.errors import InputError, ShardError
 from ssl_retina.models import encoder
-from ssl_retina.train import checkpoint, knn, optim, resume, saving, tracking
+from ssl_retina.train import checkpoint, knn, optim, resume, saving, starts, tracking
 from ssl_retina.train.engine import Engine
 from ssl_retina.train.evaluation import Evaluation
 from ssl_retina.train.saving import Progress, Saver
@@ -80,6 +80,8 @@ def opened(run: Run, *, extend: bool = False, change: bool = False) -> Iterator[
         saver = Saver(run, engine, facts=facts, loaded=loaded, terminal=terminal)
         sinks = _sinks(run, progress.step, terminal=terminal, stack=stack)
         saver.save(progress, required=True)
+        if dist.is_first():
+            stack.enter_context(starts.noted(run.out, progress.step, world_size=dist.world_size()))
         yield Session(
             run=run,
             micro_batch=micro_batch,
@@ -154,7 +156,7 @@ def _deterministic() -> Iterator[None]:
 
 def _claim(out: Path, stack: contextlib.ExitStack) -> None:
     """Be the only writer of the run folder, and clear away what dead writers left half done."""
-    known = (checkpoint.FOLDER, "config.json", VERIFIED, tracking.METRICS, files.LOCK_NAME)
+    known = (checkpoint.FOLDER, "config.json", VERIFIED, tracking.METRICS, starts.STARTS, starts.SUBMISSIONS)
     files.claim_folder(out, known, "a run")
     stack.enter_context(files.lock(out))
     checkpoint.sweep(out)

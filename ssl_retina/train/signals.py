@@ -43,7 +43,7 @@ def stopped(number: int, how: str) -> UserError:
     name = signal.Signals(number).name
     if number == signal.SIGINT:
         return InterruptedRunError(f"interrupted {how}; the same command continues")
-    return RequeueError(f"stopped by {name} {how}; the same command continues")
+    return RequeueError(f"stopped by {name} {how}; the same command continues", number)
 
 
 @contextlib.contextmanager

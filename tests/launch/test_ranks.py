@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ssl_retina import launch
 from ssl_retina.errors import InputError
+from ssl_retina.launch import ranks as launch
 
 NONE: dict[str, str] = {}
 FULL = {name: "1" for name in launch.NEEDED}
@@ -76,7 +76,7 @@ def test_every_rank_gets_its_environment(tmp_path: Path, monkeypatch: pytest.Mon
 
 REPORTING = """
 import os, sys, time
-from ssl_retina import launch
+from ssl_retina.launch import ranks as launch
 rank = int(os.environ["RANK"])
 """
 
@@ -128,7 +128,7 @@ def test_an_abort_after_a_report_is_no_cause() -> None:
 
 PARENT = """
 import sys
-from ssl_retina import launch
+from ssl_retina.launch import ranks as launch
 try:
     launch.run_ranks([sys.executable, "-c", sys.argv[1], sys.argv[2]], 2)
 except launch.RanksError as error:

@@ -1,0 +1,149 @@
+"""A config and a cluster profile -> a job in SLURM's queue.
+
+In: what was typed. Out: a plan, checked as far as this machine can see, whose text is what would be
+submitted; and, submitted, the job's number. Nothing is written before everything is good.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssl_retina import config, config_text, files, locks, methods, shard_index, shards
+from ssl_retina.config import Run
+from ssl_retina.data import selection
+from ssl_retina.errors import InputError, ShardError
+from ssl_retina.launch import profile as profiles
+from ssl_retina.launch import script
+from ssl_retina.launch.profile import Profile
+from ssl_retina.launch.script import Submission
+from ssl_retina.train import starts
+
+JOB = "job.json"
+KNOWN = ("checkpoints", "config.json", "metrics.jsonl", starts.STARTS, starts.SUBMISSIONS)
+"""What a run's folder holds, at least one of them."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked submission: `text` is the script; `notes` say what could not be checked here."""
+
+    run: Run
+    config: Path
+    profile: Profile
+    submission: Submission
+    text: str
+    notes: tuple[str, ...]
+
+    @property
+    def ranks(self) -> int:
+        """Processes that will train together."""
+        return self.profile.nodes * self.profile.ranks_per_node
+
+
+def plan(path: Path, overrides: Sequence[str], profile: Profile) -> Plan:
+    """Check config, batch and data, and render the script. Writes nothing.
+
+    Raises ConfigError, InputError (batch, paths), ShardError (shards that are visible here and damaged).
+    """
+    run = config.load(path, overrides, methods.config_type, methods.available())
+    _check_batch(run, profile)
+    notes = _check_data(run)
+    here = Path(os.path.abspath("."))
+    out = here / run.out
+    if locks.is_held(out):
+        notes = (*notes, f"{run.out} is being written now: the job can only begin when that has ended")
+    folder = out / starts.SUBMISSIONS
+    submission = Submission(folder / str(_free_number(folder)), here, sys.executable, tuple(overrides))
+    return Plan(run, path, profile, submission, script.render(profile, submission), notes)
+
+
+def placeholders(path: Path, overrides: Sequence[str]) -> list[str]:
+    """Overrides for what only the person can say and has not said, so that a script can be looked at."""
+    values = config_text.read(path, overrides).values
+    data = values.get("data")
+    given = isinstance(data, dict) and "shards" in data
+    return [*([] if given else ["data.shards=SHARDS"]), *([] if "out" in values else ["out=OUT"])]
+
+
+def _check_batch(run: Run, profile: Profile) -> None:
+    batch, accumulate = run.data.batch_size, run.train.accumulate
+    parts = profile.nodes * profile.ranks_per_node * accumulate
+    if batch % parts:
+        near = sorted({max(batch // parts, 1) * parts, -(-batch // parts) * parts})
+        raise InputError(
+            f"data.batch_size ({batch}) must be a multiple of nodes x processes x train.accumulate "
+            f"({profile.nodes} x {profile.ranks_per_node} x {accumulate}), so that every rank gets equally "
+            f"many samples: {' or '.join(map(str, near))}, or other --nodes"
+        )
+
+
+def _check_data(run: Run) -> tuple[str, ...]:
+    """Hold shards that this machine sees against their index; name what it does not see."""
+    indexes = []
+    for folder in run.data.shards:
+        if not folder.exists():
+            continue
+        index = shards.read_index(folder)
+        wrong = shard_index.verify(index, hashes=False)
+        if wrong:
+            raise ShardError(f"{folder}: " + "; ".join(wrong[:5]))
+        indexes.append(index)
+    if run.data.where and len(indexes) == len(run.data.shards):
+        selection.parse(run.data.where, indexes)
+    named = [*run.data.shards, run.data.exclude, run.tracking.labels]
+    return tuple(
+        f"{path} is not visible on this machine, so it was not checked"
+        for path in named
+        if path is not None and not path.exists()
+    )
+
+
+def _free_number(folder: Path) -> int:
+    taken = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    return max(taken, default=0) + 1
+
+
+def submit(planned: Plan) -> str:
+    """Write script and config into the run's folder, hand the script to sbatch, and give the job's number.
+
+    Raises InputError without sbatch, and with sbatch's own words where it refuses; then nothing is left.
+    """
+    if shutil.which("sbatch") is None:
+        raise InputError(
+            "there is no sbatch on the PATH: run this on a login node of the cluster; "
+            "--dry-run prints the script anywhere"
+        )
+    submission = planned.submission
+    files.claim_folder(submission.run_dir, KNOWN, "a run")
+    submission.folder.mkdir(parents=True)
+    files.write_bytes(submission.folder / script.CONFIG, planned.config.read_bytes())
+    files.write_bytes(submission.script, planned.text.encode(), 0o755)
+    answered = subprocess.run(
+        ["sbatch", "--parsable", str(submission.script)], check=False, capture_output=True, text=True
+    )
+    if answered.returncode:
+        _withdraw(submission)
+        words = answered.stderr.strip() or f"exit code {answered.returncode}"
+        raise InputError(
+            f"sbatch refused the job: {words}\nThe profile says what is asked for; see launch/README.md"
+        )
+    job = answered.stdout.strip().split(";")[0]
+    files.write_json(submission.folder / JOB, {"job": job, "nodes": planned.profile.nodes})
+    return job
+
+
+def _withdraw(submission: Submission) -> None:
+    shutil.rmtree(submission.folder)
+    for folder in (submission.folder.parent, submission.run_dir):
+        with contextlib.suppress(OSError):  # it holds something else
+            folder.rmdir()
+
+
+def cluster(name: str, *, nodes: int | None, time: str | None) -> Profile:
+    """The profile of that name or path, with the command line's nodes and time."""
+    return profiles.load(name, nodes=nodes, time=time)

@@ -1,0 +1,171 @@
+"""`launch` as it is typed, with a stand-in for sbatch: what is checked, what is written, what is said."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import Result
+from factory import make_shards
+from typer.testing import CliRunner
+
+from ssl_retina import locks
+from ssl_retina.cli import app
+from ssl_retina.errors import ConfigError, InputError, ShardError
+from ssl_retina.launch import submit
+from ssl_retina.train import resume, starts, tracking
+from ssl_retina.train.setup import VERIFIED
+
+CONFIG = Path(__file__).parents[2] / "configs" / "pretrain" / "debug_mae.yaml"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with shards; no sbatch on the PATH."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.chdir(tmp_path)
+    make_shards(tmp_path / "shards", samples=8)
+    return tmp_path
+
+
+def sbatch(here: Path, body: str) -> None:
+    path = here / "bin" / "sbatch"
+    path.parent.mkdir()
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+
+
+def typed(*words: str, cluster: str = "cpu_2core") -> Result:
+    """`launch` with these words; its errors are raised."""
+    verb = ["launch", str(CONFIG), "--cluster", cluster, "data.shards=shards", "out=runs/a"]
+    done = CliRunner().invoke(app, [*verb, *words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def ask(*words: str, cluster: str = "cpu_2core") -> str:
+    """What it prints on stdout."""
+    return typed(*words, cluster=cluster).stdout
+
+
+def test_a_dry_run_prints_what_would_be_submitted_and_writes_nothing(here: Path) -> None:
+    before = sorted(here.rglob("*"))
+    text = ask("--dry-run", "--nodes", "4", "--time", "2:00:00")
+    assert sorted(here.rglob("*")) == before
+    assert text.startswith("#!/bin/bash\n")
+    assert "#SBATCH --nodes=4" in text
+    assert "#SBATCH --time=2:00:00" in text
+    sbatch(here, "echo 41")
+    ask("--nodes", "4", "--time", "2:00:00")
+    assert (here / "runs/a/slurm/1/job.sh").read_text() == text
+
+
+def test_the_job_its_log_and_what_to_type_next_are_told(here: Path) -> None:
+    sbatch(here, f'echo "$@" > {here}/asked; echo "4711;cluster"')
+    said = typed().stderr
+    folder = here / "runs/a/slurm/1"
+    assert (here / "asked").read_text().split() == ["--parsable", str(folder / "job.sh")]
+    for part in (
+        "job 4711: 2 processes on 2 nodes, out=runs/a",
+        "squeue -j 4711",
+        f"tail -F {folder}/job-4711.log",
+        "ssl-retina runs runs/a",
+        "scancel 4711",
+        "scancel --signal=USR1 4711",
+    ):
+        assert part in said
+    assert json.loads((folder / submit.JOB).read_text()) == {"job": "4711", "nodes": 2}
+    assert (folder / "config.yaml").read_bytes() == CONFIG.read_bytes()
+    assert os.access(folder / "job.sh", os.X_OK)
+    second = json.loads(ask("--json"))
+    assert second["job"] == "4711"
+    assert second["processes"] == 2
+    assert second["script"] == str(here / "runs/a/slurm/2/job.sh")
+    assert second["log"] == str(here / "runs/a/slurm/2/job-4711.log")
+
+
+def test_without_sbatch_the_person_is_sent_to_a_login_node(here: Path) -> None:
+    with pytest.raises(InputError, match="there is no sbatch on the PATH: run this on a login node"):
+        ask()
+    assert not (here / "runs").exists()
+
+
+def test_sbatchs_refusal_is_told_in_its_own_words(here: Path) -> None:
+    sbatch(here, "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
+    with pytest.raises(InputError, match="refused the job: sbatch: error: invalid partition specified: gpu"):
+        ask()
+    assert not (here / "runs/a").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["--nodes", "3"], InputError, r"\(3 x 1 x 1\), .*: 30 or 33, or other --nodes"),
+        (["train.accumulate=32"], InputError, r"\(2 x 1 x 32\), .*: 64, or other --nodes"),
+        (["train.stepz=3"], ConfigError, "did you mean 'steps'"),
+        (["data.where=splitt != test"], ConfigError, "splitt: no such column"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_it_is_queued(
+    here: Path, words: list[str], error: type[Exception], message: str
+) -> None:
+    sbatch(here, "echo 1")
+    with pytest.raises(error, match=message):
+        ask(*words)
+    assert not (here / "runs").exists()
+
+
+def test_damaged_shards_are_refused_and_invisible_ones_are_said(here: Path) -> None:
+    said = json.loads(ask("data.shards=[shards, /elsewhere]", "--dry-run", "--json"))
+    assert said["notes"] == ["/elsewhere is not visible on this machine, so it was not checked"]
+    shard = next((here / "shards").glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(ShardError, match=f"{shard.name} has .* bytes"):
+        ask("--dry-run")
+
+
+def test_a_folder_of_other_things_is_refused(here: Path) -> None:
+    sbatch(here, "echo 1")
+    (here / "runs/a").mkdir(parents=True)
+    (here / "runs/a/thesis.tex").touch()
+    with pytest.raises(InputError, match="holds other things than a run"):
+        ask()
+
+
+def test_a_run_that_is_being_written_is_said(here: Path) -> None:
+    (here / "runs/a").mkdir(parents=True)
+    with locks.lock(here / "runs/a"):
+        assert "is being written now" in ask("--dry-run", "--json")
+
+
+def test_the_script_lies_where_the_run_accepts_it(here: Path) -> None:
+    """`pretrain` takes a folder that holds a submission for a run of its own."""
+    assert set(submit.KNOWN) >= {tracking.METRICS, starts.STARTS, starts.SUBMISSIONS, "config.json"}
+    assert VERIFIED == "verified.json"
+    assert resume.checkpoint.FOLDER in submit.KNOWN
+
+
+def test_overrides_with_blanks_and_quotes_stay_what_they_are(here: Path) -> None:
+    text = ask("--dry-run", "tracking.project=it's $HOME")
+    assert """'tracking.project=it'"'"'s $HOME'""" in text
+
+
+def test_your_own_profile(here: Path) -> None:
+    (here / "mine.yaml").write_text(yaml.safe_dump({"cpus_per_task": 3, "processes_per_node": 2}))
+    said = json.loads(ask("--dry-run", "--json", cluster="mine.yaml"))
+    assert (said["nodes"], said["processes"]) == (1, 2)
+    assert "#SBATCH --cpus-per-task=3" in said["text"]
+
+
+def test_a_script_can_be_looked_at_before_there_are_shards(here: Path) -> None:
+    """What the issue types: no shards, no out. A submission is refused."""
+    sbatch(here, "echo 1")
+    verb = ["launch", str(CONFIG), "--cluster", "a100_8gpu", "--nodes", "4"]
+    done = CliRunner().invoke(app, [*verb, "--dry-run"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "pretrain" in done.stdout
+    assert f"{here}/OUT/slurm/1/config.yaml data.shards=SHARDS out=OUT\n" in done.stdout
+    assert "not given, so the script shows data.shards=SHARDS and out=OUT" in done.stderr
+    with pytest.raises(ConfigError, match=r"data\.shards: required, not given"):
+        CliRunner().invoke(app, verb, catch_exceptions=False)
