@@ -165,6 +165,7 @@ def test_black_stays_black_and_contrast_is_the_fields_own() -> None:
     assert (after_noise[:, :, :8] == 0).all()
     inside = after[:, :, 10:40, 8:42]
     assert (inside - recoloured(field, table)).abs().max() < TOLERANCE
+    assert (inside - after_noise[:, :, 10:40, 8:42]).abs().max() < 1e-5  # nor does its noise count
     assert (table[:, CONTRAST] < 0.9).any()
     assert (inside - field).abs().mean() > 0.03
 
