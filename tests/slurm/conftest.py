@@ -16,9 +16,11 @@ REQUIRED = "SSL_RETINA_REQUIRE_SLURM"
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]:
     """Two nodes that run jobs; the drill is skipped where SLURM is not installed, unless CI forbids it."""
     lacking = slurm.missing()
-    reason = f"not installed: {', '.join(lacking)}" if lacking else "needs root" if os.geteuid() else ""
+    reason = f"not installed: {', '.join(lacking)}" if lacking else "only root can" if os.geteuid() else ""
     if reason:
-        sentence = f"the SLURM drill {reason} (apt-get install slurm-wlm slurmdbd munge mariadb-server)"
+        sentence = (
+            f"the SLURM drill cannot run, {reason} (apt-get install slurm-wlm slurmdbd munge mariadb-server)"
+        )
         if os.environ.get(REQUIRED):
             pytest.fail(f"{sentence}, and {REQUIRED} is set")
         pytest.skip(sentence)
