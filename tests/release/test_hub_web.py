@@ -206,9 +206,11 @@ def test_a_server_that_always_stumbles(server: Server, tmp_path: Path) -> None:
 
 def test_retry_after_is_kept_to(server: Server, tmp_path: Path) -> None:
     server.script["/a/README.md"] = [Fault(status=429, headers={"Retry-After": "1"})]
+    notes: list[str] = []
     began = time.monotonic()
-    fetch(server, tmp_path / "x")
+    fetch(server, tmp_path / "x", tell=pull.Tell(note=notes.append))
     assert time.monotonic() - began >= 1
+    assert notes == ["README.md: status 429; again in 1 s"]
 
 
 @pytest.mark.parametrize(
