@@ -252,6 +252,8 @@ def test_an_export_that_changes_between_two_calls(server: Server, tmp_path: Path
     server.script[WEIGHTS] = [Fault(cut=600_000), Fault(status=404)]
     refused(server, tmp_path / "in" / "x", InputError, "holds no model.safetensors")
     other = exported.make(tmp_path / "other", seed=1)
+    (other / "README.md").write_text("Another card.\n")
+    exported.seal(other)
     server.files.update({f"/a/{name}": content for name, content in exported.files(other).items()})
     fetch(server, tmp_path / "in" / "x")
     assert_whole(tmp_path / "in" / "x", other, server.address)
