@@ -150,6 +150,24 @@ def test_law_9_kill_9_at_every_call_to_the_disk(pair: tuple[Path, Path], tmp_pat
     assert int(found[2]) <= 1, "only between the two renames is there no target"
 
 
+def test_law_9_what_a_kill_between_two_renames_hid_comes_back(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Also where the next call fails, or may not replace."""
+    hidden, target = tmp_path / ".pull-x.partial" / "replaced", tmp_path / "x"
+    exported.make(hidden)
+    with pytest.raises(InputError, match="holds no SHA256SUMS"):
+        pull.pull(Folder(tmp_path / "nowhere"), target)
+    assert exported.files(target) == exported.files(pair[0])
+    target.rename(hidden.parent.parent / "y")
+    hidden.parent.mkdir()
+    (tmp_path / "y").rename(hidden)
+    with pytest.raises(StateError, match="holds another export: add --replace"):
+        pull.pull(Folder(pair[1]), target)
+    assert exported.files(target) == exported.files(pair[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
 def test_a_source_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no SHA256SUMS"):
         pull.pull(Folder(tmp_path), tmp_path / "x")

@@ -206,9 +206,11 @@ def test_a_server_that_always_stumbles(server: Server, tmp_path: Path) -> None:
 
 def test_retry_after_is_kept_to(server: Server, tmp_path: Path) -> None:
     server.script["/a/README.md"] = [Fault(status=429, headers={"Retry-After": "1"})]
+    notes: list[str] = []
     began = time.monotonic()
-    fetch(server, tmp_path / "x")
+    fetch(server, tmp_path / "x", tell=pull.Tell(note=notes.append))
     assert time.monotonic() - began >= 1
+    assert notes == ["README.md: status 429; again in 1 s"]
 
 
 @pytest.mark.parametrize(
@@ -250,6 +252,8 @@ def test_an_export_that_changes_between_two_calls(server: Server, tmp_path: Path
     server.script[WEIGHTS] = [Fault(cut=600_000), Fault(status=404)]
     refused(server, tmp_path / "in" / "x", InputError, "holds no model.safetensors")
     other = exported.make(tmp_path / "other", seed=1)
+    (other / "README.md").write_text("Another card.\n")
+    exported.seal(other)
     server.files.update({f"/a/{name}": content for name, content in exported.files(other).items()})
     fetch(server, tmp_path / "in" / "x")
     assert_whole(tmp_path / "in" / "x", other, server.address)
