@@ -43,7 +43,7 @@ def real(
     """
     from ssl_retina.cli.demo import Told, interruptible
     from ssl_retina.errors import InputError
-    from ssl_retina.real import path
+    from ssl_retina.real.sources import sources
 
     if data is None:
         raise InputError(
@@ -51,6 +51,9 @@ def real(
         )
     if recipe and dev is None:
         raise InputError("the final table is of the shipped recipe alone: try another one with --dev NAME")
+    sources(data)  # an absent folder is told before torch is loaded, which takes seconds
+    from ssl_retina.real import path
+
     listener = Told(STEPS if dev is None else 5)
     with interruptible("real"):
         if dev is None:

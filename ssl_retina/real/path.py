@@ -138,7 +138,7 @@ def _trained(stages: Stages, ready: Ready, name: str, recipe: Sequence[str]) -> 
             *("pretrain", near(config()), *recipe, f"data.shards=[{folders}]", "data.where=null"),
             *(f"data.exclude={exclusions}", f"out={run}", "--processes", str(PROCESSES)),
         ),
-        told=story.of_pretrain,
+        told=report.of_pretrain,
         config=files.sha256(config()),
         exclusions=files.sha256(exclusions),
     )

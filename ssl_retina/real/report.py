@@ -33,6 +33,11 @@ def of_halves(facts: Mapping[str, Any]) -> str:
     )
 
 
+def of_pretrain(answer: Mapping[str, Any]) -> str:
+    """How a training ended."""
+    return f"{answer['steps']} steps, {answer['samples']} samples"
+
+
 def of_table(answer: Mapping[str, Any]) -> str:
     """The pretrained encoder's figures, in a line."""
     return "; ".join(f"{task['name']} {shown(_auroc(task['results'][0]))}" for task in answer["tasks"])
