@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
 
-.PHONY: setup demo test slow slurm check clean
+.PHONY: setup demo real test slow slurm check clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -14,6 +14,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/ssl-retina demo --out $(OUT)
+
+# make real DATA=FOLDER: the folder that holds idrid/ and hygd/; nothing is downloaded
+real: setup
+	$(BIN)/ssl-retina real $(DATA) --out out/real
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not slurm"

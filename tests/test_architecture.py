@@ -30,7 +30,7 @@ ROWS = (
     {"methods"},
     {"train"},
     {"release", "probe"},
-    {"report", "plan", "bench", "launch", "demo"},
+    {"report", "plan", "bench", "launch", "demo", "real"},
     {"cli", "__main__"},
 )
 SIBLINGS_APART = {"archive", "data", "models", "losses", "release", "probe"}

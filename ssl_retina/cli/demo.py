@@ -1,7 +1,9 @@
 """Verb `demo`: the whole path on a synthetic archive, offline, two cores, under five minutes."""
 
+import contextlib
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,19 +35,27 @@ def demo(
     Offline, without a GPU, under five minutes on two cores. Each step is shown as the command that does it.
     """
     from ssl_retina.demo import path
-    from ssl_retina.errors import InterruptedRunError
 
-    before = signal.signal(signal.SIGTERM, _leave)
-    try:
-        record = path.walk(out, Told())
-    except KeyboardInterrupt:
-        raise InterruptedRunError("interrupted; the same demo command goes on from here") from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with interruptible("demo"):
+        record = path.walk(out, Told(STEPS))
     if as_json:
         console.result(record)
         return
     _print(record)
+
+
+@contextlib.contextmanager
+def interruptible(name: str) -> Iterator[None]:
+    """Let a signal end the step that runs, so that it can save; the same command goes on from there."""
+    from ssl_retina.errors import InterruptedRunError
+
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedRunError(f"interrupted; the same {name} command goes on from here") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -55,7 +65,10 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 class Told:
-    """Tells the person at the terminal, on stderr, what is done and with which command."""
+    """Tells the person at the terminal, on stderr, what is done and with which command; `steps` in all."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
 
     def note(self, text: str) -> None:
         """A line before the first step."""
@@ -64,7 +77,7 @@ class Told:
     def begin(self, number: int, name: str, what: str, command: str) -> None:
         """One heading, and the command to type."""
         console.NOTES.print(
-            f"\n[{number}/{STEPS}] {name}: {what}", style="bold", markup=False, soft_wrap=True
+            f"\n[{number}/{self._steps}] {name}: {what}", style="bold", markup=False, soft_wrap=True
         )
         if command:
             console.NOTES.print(f"$ {command}", style="cyan", markup=False, soft_wrap=True)

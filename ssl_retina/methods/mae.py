@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from ssl_retina import losses
-from ssl_retina.config import Positive, Section
+from ssl_retina.config import CropScale, Positive, Section
 from ssl_retina.contract import Batch, Clock, MakeEncoder, Output, ViewSpec, Weights
 from ssl_retina.errors import ConfigError
 from ssl_retina.models.heads import PatchDecoder
@@ -24,6 +24,7 @@ class Config(Section):
     decoder_*: the part that is thrown away; 8 blocks give the best features for probing (table 1a).
     normalise_pixels: each target patch has mean 0 and variance 1 (table 1d).
     recipe: how the view is drawn; the paper uses a random crop and a flip, no colour (table 1e).
+    crop_scale: smallest and largest share of the area in a crop, in place of the recipe's.
     """
 
     name: Literal["mae"] = "mae"
@@ -33,6 +34,7 @@ class Config(Section):
     decoder_heads: Positive = 16
     normalise_pixels: bool = True
     recipe: str = "mae"
+    crop_scale: CropScale | None = None
 
     @model_validator(mode="after")
     def _whole_heads(self) -> "Config":
@@ -46,7 +48,9 @@ class Config(Section):
 
 def views(config: Config, image_size: int) -> ViewSpec:
     """One view a sample."""
-    return ViewSpec(recipe=config.recipe, global_views=1, global_size=image_size)
+    return ViewSpec(
+        recipe=config.recipe, global_views=1, global_size=image_size, crop_scale=config.crop_scale
+    )
 
 
 class Method(nn.Module):

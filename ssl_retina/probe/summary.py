@@ -82,7 +82,7 @@ def results(names: Sequence[str], judged: Sequence[Judged]) -> Iterator[dict[str
     for name, one in zip(names, judged, strict=True):
         for probe, estimates in one.estimates.items():
             entry: dict[str, Any] = {"weights": name, "probe": probe}
-            entry["metrics"] = {metric: _number(estimate) for metric, estimate in estimates.items()}
+            entry["metrics"] = {metric: number(estimate) for metric, estimate in estimates.items()}
             if probe == "logistic":
                 entry["C"] = list(one.costs)
             yield entry
@@ -97,13 +97,14 @@ def differences(names: Sequence[str], judged: Sequence[Judged]) -> Iterator[dict
                 "against": name,
                 "probe": probe,
                 "metrics": {
-                    metric: _number(estimate.minus(other.estimates[probe][metric]))
+                    metric: number(estimate.minus(other.estimates[probe][metric]))
                     for metric, estimate in estimates.items()
                 },
             }
 
 
-def _number(one: Estimate) -> dict[str, float | None]:
+def number(one: Estimate) -> dict[str, float | None]:
+    """Value, low and high of the 95 % interval; None for what is undefined."""
     interval = one.interval()
     return {
         name: None if math.isnan(value) else value
