@@ -27,6 +27,7 @@ from ssl_retina.probe import finetune, fits, prepared, recipe, tuning
 from ssl_retina.probe.material import Settings
 from ssl_retina.probe.recipe import Recipe
 from ssl_retina.probe.tuning import Bench, Labelled
+from ssl_retina.release import export
 
 QUICK = Recipe(epochs=2, warmup_epochs=0.0, batch_size=8, learning_rate=0.02, layer_decay=0.9, drop_path=0.0)
 
@@ -34,6 +35,12 @@ QUICK = Recipe(epochs=2, warmup_epochs=0.0, batch_size=8, learning_rate=0.02, la
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finetuning.make_site(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave plain timm's own process out where it is not what a test is about."""
+    monkeypatch.setattr(export, "_prove", lambda *_: None)
 
 
 def ready(site: Path, folder: Path, **changes: Any) -> prepared.Prepared:
@@ -141,6 +148,7 @@ def test_a_fine_tuned_model_is_no_start(
     assert "fine-tuned with labels" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick")
 def test_labels_of_test_photographs_change_nothing_that_is_learned(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +209,7 @@ def test_folds_ask_every_photograph_once(crossed: Path, site: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick")
 def test_the_same_seed_is_the_same_with_other_workers(
     crossed: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +217,7 @@ def test_the_same_seed_is_the_same_with_other_workers(
     same(crossed, tmp_path / "out")
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_declared_split_is_the_same_twice_and_with_workers(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +231,7 @@ def test_a_declared_split_is_the_same_twice_and_with_workers(
     assert shares(tmp_path / "a") != shares(tmp_path / "d")
 
 
+@pytest.mark.usefixtures("quick")
 def test_killed_between_folds_it_goes_on_and_ends_the_same(
     crossed: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,9 @@ def test_labels_files_hold_a_side_or_say_which(
     halves.write_training_labels(tmp_path / "train.csv", hygd)
     halves.write_all_labels(tmp_path / "all.csv", hygd)
     train, everything = (rows_of(tmp_path / name) for name in ("train.csv", "all.csv"))
+    _, idrid = divided(drawn.data, sharded, key_file)["idrid"]
+    halves.write_training_labels(tmp_path / "idrid.csv", idrid)
+    assert not {row["file"] for row in rows_of(tmp_path / "idrid.csv")} & set(drawn.forbidden)
     patients = patients_of_test(hygd)
     assert {row["Patient"] for row in train} == {row[1] for row in hygd.table.rows} - patients
     assert len(everything) == len(hygd.table.rows)
