@@ -8,7 +8,7 @@ from pathlib import Path
 
 import eyes
 import pytest
-from test_table import Silent
+from test_real_table import Silent
 from typer.testing import CliRunner
 
 from ssl_retina import shards
