@@ -1,11 +1,16 @@
 """Fixtures of all tests: the real photographs where they are, a key of the test's own, one thread."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # started in the background: children would never hear Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_DATA = Path(os.environ.get("SSL_RETINA_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

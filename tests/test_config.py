@@ -73,7 +73,7 @@ def test_f77_all_mistakes_at_once_with_line_and_suggestion(tmp_path: Path) -> No
         ("data.batch_size=1e3", "data.batch_size: should be a valid integer, got 1000.0"),
         ("data.batch_size=true", "data.batch_size: should be a valid integer, got True"),
         ("train.precision=fp16", "train.precision: should be 'bf16' or 'fp32', got 'fp16'"),
-        ("train.zero_stage=0", "train.zero_stage: should be 1 or 2, got 0"),
+        ("train.zero_stage=0", "train.zero_stage: should be 1, 2 or 3, got 0"),
         ("schedule.warmup_steps=10", "schedule.warmup_steps (10) must be below train.steps (10)"),
         ("train.accumulate=3", "data.batch_size (8) must be a multiple of train.accumulate (3)"),
         ("tracking.labels=x.csv", "labels and task belong together"),
