@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # started in the background: children would never hear Ctrl-C
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background: no child would hear Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_DATA = Path(os.environ.get("SSL_RETINA_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
