@@ -87,8 +87,8 @@ def assert_close(left: Path, right: Path, tolerance: float = 2e-5) -> None:
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], atol=tolerance, rtol=1e-3, msg=name)
     for mine, other in zip(lines(left), lines(right), strict=True):
-        assert mine.keys() == other.keys()
-        for key in mine:
+        assert {*mine} ^ {*other} <= {"knn_auroc", "knn_auroc_low", "knn_auroc_high"}  # some runs have labels
+        for key in mine.keys() & other.keys():
             assert mine[key] == pytest.approx(other[key], rel=1e-4, abs=1e-6), (mine["step"], key)
 
 
@@ -139,7 +139,7 @@ def test_law_4_a_stopped_and_resumed_run_is_the_whole_run(request: pytest.Fixtur
 def test_zero_stage_3_is_the_whole_run_bit_for_bit(request: pytest.FixtureRequest, world: str) -> None:
     """Weights, moments, held-out loss and kNN; only the norm is summed in another order. Resumed or not."""
     folder: Path = request.getfixturevalue(world)
-    for case in ("neighbours", "zero3", "zero3-resumed", "zero3-to-1"):
+    for case in ("zero2", "zero3", "zero3-resumed"):
         ours, whole = tensors(folder / case), tensors(folder / "whole")
         assert [name for name in whole if not torch.equal(ours[name], whole[name])] == []
         for mine, other in zip(lines(folder / case), lines(folder / "whole"), strict=True):
@@ -147,7 +147,7 @@ def test_zero_stage_3_is_the_whole_run_bit_for_bit(request: pytest.FixtureReques
                 assert mine[key] == (
                     pytest.approx(other[key], rel=1e-5) if key == "gradient_norm" else other[key]
                 )
-    assert ending(folder / "zero3-resumed")["from"] == ending(folder / "zero3-to-1")["from"] == 6
+    assert ending(folder / "zero3-resumed")["from"] == 6
 
 
 def test_the_online_knn_is_the_same_at_every_stage_and_in_every_world(one: Path, two: Path) -> None:
@@ -155,7 +155,7 @@ def test_the_online_knn_is_the_same_at_every_stage_and_in_every_world(one: Path,
         scores = [
             [lines(folder / case)[step][f"knn_auroc{end}"] for end in ("", "_low", "_high")]
             for folder in (one, two)
-            for case in ("neighbours", "zero3")
+            for case in ("zero2", "zero3")
         ]
         assert scores[0] == scores[1]
         assert scores[2] == scores[3]
