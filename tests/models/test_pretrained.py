@@ -167,6 +167,14 @@ def test_untrained_is_drawn_from_its_seed_alone(folder: Path) -> None:
     assert named(torch.randn(1, 3, 224, 224)).shape == (1, 192)
 
 
+def test_untrained_starts_an_export_as_its_pretraining_began(folder: Path, made: encoder.Encoder) -> None:
+    """Not as timm would: sine-cosine positions and Xavier uniform layers (`encoder.build`)."""
+    fresh = pretrained.untrained(str(folder), seed=0).module
+    assert torch.equal(fresh.pos_embed, made.vit.pos_embed)
+    for one, other in zip(fresh.blocks, made.vit.blocks, strict=True):
+        assert one.mlp.fc1.weight.std().item() == pytest.approx(other.mlp.fc1.weight.std().item(), rel=0.05)
+
+
 def test_a_copied_folder_is_the_same(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "copy")
     assert pretrained.load_timm(str(tmp_path / "copy")).data == pretrained.load_timm(str(folder)).data
