@@ -76,7 +76,7 @@ def finetune(
         typer.Option(
             min=0,
             help="Pairs of random halves of the patients that are fitted again for the intervals; each "
-            "costs as much as the whole. 0: intervals that are too narrow.",
+            "costs as much as the whole. 0: intervals that are too narrow; 1: hardly bounded ones.",
         ),
     ] = 3,
     resamples: Annotated[int, typer.Option(min=1000, help="Bootstrap resamples.")] = 2000,
