@@ -189,7 +189,7 @@ def check(
     if views is not None:
         _check_picture(views)
     _choose_accelerator()
-    plan = _plan(config, overrides or [], launch.processes(processes), views)
+    plan = _plan(config, _with_out(config, overrides or []), launch.processes(processes), views)
     if as_json:
         console.result(plan)
     else:
@@ -198,6 +198,13 @@ def check(
         print(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip())
     if views is not None:
         console.note(f"{views} shows the views; look whether lesions can still be seen in them")
+
+
+def _with_out(path: Path, overrides: list[str]) -> list[str]:
+    """A stand-in for the run's folder where none is given: looking at a config writes to no run."""
+    from ssl_retina import config_text
+
+    return overrides if "out" in config_text.read(path, overrides).values else [*overrides, "out=OUT"]
 
 
 def _check_picture(path: Path) -> None:

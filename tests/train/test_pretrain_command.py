@@ -59,6 +59,13 @@ def test_check_says_what_would_run_and_writes_nothing(shards: Path) -> None:
     assert not (shards.parent / "run").exists()
 
 
+def test_check_needs_no_run_folder(shards: Path) -> None:
+    words = [word for word in typed(shards) if not word.startswith("out=")]
+    assert len(words) < len(typed(shards))
+    assert json.loads(ask("check", *words, "--json"))["config"]["out"] == "OUT"
+    assert not Path("OUT").exists()
+
+
 def test_check_draws_the_views_where_it_is_asked_to(shards: Path) -> None:
     picture = shards.parent / "views.png"
     said = json.loads(
