@@ -81,8 +81,8 @@ def load_timm(name: str) -> Pretrained:
 def untrained(name: str, *, seed: int) -> Pretrained:
     """The same architecture and preparation with fresh weights: the baseline `random`.
 
-    `name`: an export folder, whose pretraining began with the weights of `encoder.renew` and not with timm's
-    (worse by some hundredths of AUROC on real photographs), or a timm model. torch's generator is left as it
+    `name`: an export folder, whose pretraining began with weights like those of `encoder.renew` and not with
+    timm's (worse by some hundredths of AUROC on real photographs), or a timm model. torch's generator is left as it
     was.
     """
     with torch.random.fork_rng(devices=[]):
