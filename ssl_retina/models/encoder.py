@@ -127,8 +127,9 @@ def _start_positions(vit: VisionTransformer) -> None:
 def renew(vit: VisionTransformer, *, seed: int) -> None:
     """Give a ViT of any origin weights drawn as a pretraining of ours draws its first ones (see `build`).
 
-    The same distribution, not the same draw as that of a run with this seed. timm's own start is another (random positions, narrow normal weights), and a comparison with it would be
-    one of two starts, not of pretraining with none. torch's generator is left as it was.
+    The same distribution, not the same draw as that of a run with this seed. timm's own start is another
+    (random positions, narrow normal weights), and a comparison with it would be one of two starts, not of
+    pretraining with none. torch's generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

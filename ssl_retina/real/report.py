@@ -15,7 +15,7 @@ LIMITS = (
     "Intervals: 95 %, bootstrap over patients (photographs where no patient ids exist), stretched to the "
     "spread of the whole procedure on random halves; they hold the spread over patients, not over trainings, "
     "which the figures of each seed show. Differences are paired; one whose interval holds 0 shows nothing.",
-    "random: the same architecture, untrained, with weights drawn as pretraining draws them, one for each seed.",
+    "random: the same architecture, untrained, its weights drawn as pretraining draws them, once a seed.",
     "No test photograph, and none that is identical to one, was seen in pretraining. Every choice was made "
     "inside the training patients; what was tried stands in docs/results.md.",
     "IDRiD has no patient ids: image-level, optimistic. Two small public sets of one clinic each: nothing "
