@@ -82,8 +82,8 @@ def untrained(name: str, *, seed: int) -> Pretrained:
     """The same architecture and preparation with fresh weights: the baseline `random`.
 
     `name`: an export folder, whose pretraining began with weights like those of `encoder.renew` and not with
-    timm's (worse by some hundredths of AUROC on real photographs), or a timm model. torch's generator is left as
-    it was.
+    timm's (worse by some hundredths of AUROC on real photographs), or a timm model. torch's generator is
+    left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
