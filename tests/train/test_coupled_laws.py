@@ -17,7 +17,7 @@ from ssl_retina.train.engine import process_group
 
 HERE = Path(__file__).parent
 
-pytestmark = pytest.mark.parametrize("name", coupled_ranks.NAMES)
+pytestmark = [pytest.mark.parametrize("name", coupled_ranks.NAMES), pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
