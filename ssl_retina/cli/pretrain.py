@@ -118,10 +118,8 @@ def _as_rank(config: Path, overrides: list[str], *, extend: bool, change: bool, 
 def _train(path: Path, overrides: list[str], *, extend: bool, change: bool, as_json: bool) -> None:
     from ssl_retina.train import signals
 
-    with (
-        signals.noted() as stop,
-        _code_left(),
-    ):  # before torch is loaded: a signal in these seconds counts too
+    # before torch is loaded: a signal in these seconds counts too
+    with signals.noted() as stop, _code_left():
         _choose_accelerator()
         from ssl_retina import config, methods
         from ssl_retina.train import loop
