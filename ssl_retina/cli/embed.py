@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ssl_retina.cli import console
+from ssl_retina.cli.options import Exclude, Shards
 
 EPILOG = (
     "Read it with pyarrow: table = pyarrow.parquet.read_table('features.parquet'); "
@@ -26,14 +27,12 @@ def embed(
     weights: Annotated[
         str, typer.Argument(help="Folder of an export, a timm name, random, mean-colour or pixel-pca.")
     ],
-    data: Annotated[Path, typer.Option(help="Folder of shards.")],
+    data: Shards,
     out: Annotated[Path, typer.Option(help="The Parquet file.")],
     where: Annotated[
         str | None, typer.Option(help="Conditions, such as 'modality == fundus and split != test'.")
     ] = None,
-    exclude: Annotated[
-        Path | None, typer.Option(help="File of pseudonyms, one a line, that are left out.")
-    ] = None,
+    exclude: Exclude = None,
     batch: Annotated[int, typer.Option(min=1, help="Photographs at once.")] = 64,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Loader processes; default: 4 from 2000 photographs on.")

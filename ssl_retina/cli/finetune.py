@@ -10,6 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssl_retina.cli import console, probe
+from ssl_retina.cli.options import (
+    Exclude,
+    FileColumn,
+    KeyFile,
+    Labels,
+    Patient,
+    Resamples,
+    ResultAsJson,
+    Shards,
+    Split,
+)
 
 if TYPE_CHECKING:
     from ssl_retina.probe.finetune import Outcome
@@ -37,8 +48,8 @@ def finetune(
             "each other one, and its model is written.",
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Folder of shards.")],
-    labels: Annotated[Path, typer.Option(help="CSV with a row for each labelled photograph.")],
+    data: Shards,
+    labels: Labels,
     task: Annotated[
         str,
         typer.Option(help="NAME=SPEC; SPEC is COLUMN:VALUE, COLUMN>=NUMBER, COLUMN:ordinal or a column."),
@@ -46,17 +57,11 @@ def finetune(
     out: Annotated[
         Path, typer.Option(help="Folder for finetune.json, report.md, finetune.png, predictions.csv, model/.")
     ],
-    patient: Annotated[
-        str | None, typer.Option(help="Column of patient ids, or none where no ids exist.")
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Column that says train or test; default: folds by patient.")
-    ] = None,
-    file: Annotated[str | None, typer.Option(help="Column of file names; default: a common name.")] = None,
-    key_file: Annotated[Path | None, typer.Option(help="The key that made the shards.")] = None,
-    exclude: Annotated[
-        Path | None, typer.Option(help="File of pseudonyms, one a line, that are left out.")
-    ] = None,
+    patient: Patient = None,
+    split: Split = None,
+    file: FileColumn = None,
+    key_file: KeyFile = None,
+    exclude: Exclude = None,
     config: Annotated[
         Path | None,
         typer.Option(help="YAML with any of the recipe's values; see configs/probe/finetune.yaml."),
@@ -79,9 +84,9 @@ def finetune(
             "costs as much as the whole. 0: intervals that are too narrow; 1: hardly bounded ones.",
         ),
     ] = 3,
-    resamples: Annotated[int, typer.Option(min=1000, help="Bootstrap resamples.")] = 2000,
+    resamples: Resamples = 2000,
     workers: Annotated[int, typer.Option(min=0, help="Loader processes; they change no number.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    json: ResultAsJson = False,
 ) -> None:
     """Train weights end to end on a labelled set and judge them on patients they never saw.
 

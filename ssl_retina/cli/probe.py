@@ -8,6 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssl_retina.cli import console
+from ssl_retina.cli.options import (
+    Exclude,
+    FileColumn,
+    KeyFile,
+    Labels,
+    Patient,
+    Resamples,
+    ResultAsJson,
+    Shards,
+    Split,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,8 +43,8 @@ def probe(
             "with each other one.",
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Folder of shards.")],
-    labels: Annotated[Path, typer.Option(help="CSV with a row for each labelled photograph.")],
+    data: Shards,
+    labels: Labels,
     task: Annotated[
         list[str],
         typer.Option(
@@ -41,20 +52,14 @@ def probe(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for probe.json, report.md and probe.png.")],
-    patient: Annotated[
-        str | None, typer.Option(help="Column of patient ids, or none where no ids exist.")
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Column that says train or test; default: folds by patient.")
-    ] = None,
-    file: Annotated[str | None, typer.Option(help="Column of file names; default: a common name.")] = None,
-    key_file: Annotated[Path | None, typer.Option(help="The key that made the shards.")] = None,
-    exclude: Annotated[
-        Path | None, typer.Option(help="File of pseudonyms, one a line, that are left out.")
-    ] = None,
+    patient: Patient = None,
+    split: Split = None,
+    file: FileColumn = None,
+    key_file: KeyFile = None,
+    exclude: Exclude = None,
     seed: Annotated[int, typer.Option(min=0, help="Of folds, resamples and random weights.")] = 0,
-    resamples: Annotated[int, typer.Option(min=1000, help="Bootstrap resamples.")] = 2000,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    resamples: Resamples = 2000,
+    json: ResultAsJson = False,
 ) -> None:
     """Judge frozen features by logistic regression and kNN: AUROC, AUPRC, kappa, paired differences."""
     from ssl_retina import files
