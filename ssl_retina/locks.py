@@ -80,21 +80,16 @@ def _started(pid: int) -> str | None:
 
 
 def _here() -> Holder:
-    """What tells this machine from others of its name: the kernel's name for this boot, and whose process
-    numbers are meant (each container counts its own). None where the system does not say.
-    """
+    """What tells this machine from others of its name: its boot, and whose process numbers are meant."""
     facts: Holder = {"boot": None, "processes": None}
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # another system
         facts["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         facts["processes"] = os.readlink("/proc/self/ns/pid")
     return facts
 
 
 def _is_neighbour(holder: Holder, mine: Holder) -> bool:
-    """Whether the holder's process number is one of those that are seen from here.
-
-    The name of the host decides where a side does not say more: other systems, locks of earlier versions.
-    """
+    """Whether the holder's process number is seen from here; the name decides where a side says no more."""
     told = [(holder.get(key), mine.get(key)) for key in ("boot", "processes")]
     return holder.get("host") == mine["host"] and all(None in pair or pair[0] == pair[1] for pair in told)
 
@@ -276,7 +271,8 @@ def _beat(path: Path, candidate: Path, content: bytes, done: threading.Event) ->
                 look = _put_back(path, candidate, content, missed=time.time() - seen)
             if look.content != content:
                 _end_at_once(path, "has another writer now")
-            os.utime(path)
+            with contextlib.suppress(FileNotFoundError):  # removed again, by hand
+                os.utime(path)
             seen = time.time()
 
 
@@ -288,14 +284,11 @@ def _put_back(path: Path, candidate: Path, content: bytes, *, missed: float) -> 
     """
     if missed > LEAVING_SECONDS:
         _end_at_once(path, f"may have had another writer, for this process stood still for {missed:.0f} s")
-    candidate.write_bytes(content)
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.link(candidate, path)
-    finally:
-        candidate.unlink(missing_ok=True)
-    look = _look(path, now=0)
-    return look or Look(content, 0, 0)  # gone again: the next beat sees to it
+    with contextlib.suppress(FileExistsError, FileNotFoundError):  # a faster one; the folder itself is gone
+        candidate.write_bytes(content)
+        os.link(candidate, path)
+    candidate.unlink(missing_ok=True)
+    return _look(path, now=0) or Look(content, 0, 0)
 
 
 def _end_at_once(path: Path, why: str) -> NoReturn:

@@ -215,10 +215,11 @@ def test_a_lock_removed_by_hand_is_put_back(tmp_path: Path) -> None:
 
 def test_a_folder_removed_by_hand_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    with locks.lock(tmp_path / "run"):
+    with held(tmp_path / "run") as holder:
         shutil.rmtree(tmp_path / "run")
-        time.sleep(0.5)
-    assert rest(tmp_path) == []
+        time.sleep(2)  # longer than a holder may stand still
+        assert holder.poll() is None
+        assert rest(tmp_path) == []
 
 
 def test_who_stood_still_while_another_came_and_went_writes_no_more(tmp_path: Path) -> None:
