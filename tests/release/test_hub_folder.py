@@ -309,7 +309,7 @@ HOST = "node-17.example"
         (_metadata, CheckpointError, "metadata of its own: args"),
         (_optimiser, CheckpointError, "1 extra: exp_avg.norm.bias"),
         (_numbers, CheckpointError, "holds other numbers than weights: ids"),
-        (_argument, CheckpointError, "says more than an export's: args"),
+        (_argument, CheckpointError, "is no config of an export:\n  args: unknown key"),
         (_says("from /data/site/run7"), InputError, "README.md, line 2, names a path"),
         (_says('{"shards": "/mnt/x"}'), InputError, "README.md, line 2, names a path"),
         (_says("at C:\\Users\\x"), InputError, "README.md, line 2, names a path"),

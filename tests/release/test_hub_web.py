@@ -21,6 +21,7 @@ from servers import Fault, Server, listening, served
 
 from ssl_retina import files
 from ssl_retina.errors import CheckpointError, InputError, StateError, UserError
+from ssl_retina.models import pretrained
 from ssl_retina.release.hub import contents, pull, push, web
 from ssl_retina.release.hub.web import Patience
 
@@ -324,7 +325,7 @@ def test_an_export_that_changes_between_two_calls(server: Server, tmp_path: Path
     assert "range" not in server.of("model.safetensors")[-1].headers
 
 
-GOOD = "".join(f"{'0' * 64}  {name}\n" for name in contents.PROMISED)
+GOOD = "".join(f"{'0' * 64}  {name}\n" for name in pretrained.PROMISED)
 
 
 @pytest.mark.parametrize(
@@ -422,7 +423,7 @@ def test_a_config_that_would_lead_timm_elsewhere_is_refused(
     (evil / "config.json").write_text(json.dumps(content))
     exported.seal(evil)
     server.files = {f"/a/{name}": body for name, body in exported.files(evil).items()}
-    refused(server, tmp_path / "x", CheckpointError, "says more than an export's: custom_load")
+    refused(server, tmp_path / "x", CheckpointError, "pretrained_cfg.custom_load: unknown key")
 
 
 def test_weights_of_another_architecture_are_refused(server: Server, folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Literal
 
 from ssl_retina import files
 from ssl_retina.errors import CheckpointError, InputError, StateError
+from ssl_retina.models import pretrained
 from ssl_retina.models.pretrained import SUMS_NAME
 from ssl_retina.release.export import NAMES
 from ssl_retina.release.hub import contents
@@ -150,7 +151,7 @@ def standing(target: Path, promised: Mapping[str, str]) -> Standing:
     if not target.exists() or not any(target.iterdir()):
         return "absent"
     try:
-        held = contents.read_folder(target)
+        held = pretrained.read_folder_sums(target)
     except (StateError, CheckpointError):
         return "damaged"
     if held != promised:
