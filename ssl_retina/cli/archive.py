@@ -52,6 +52,14 @@ class Chroma(StrEnum):
     FULL = "444"
 
 
+class Pages(StrEnum):
+    """What to do with several pages."""
+
+    REFUSE = "refuse"
+    FIRST = "first"
+    ALL = "all"
+
+
 def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
     app.command("shard", epilog=EPILOG)(shard)
@@ -79,6 +87,16 @@ def shard(
     keep_other: Annotated[
         bool, typer.Option("--keep-other", help="Keep pictures that look like no retina (letters, screens).")
     ] = False,
+    frames: Annotated[
+        str, typer.Option(help="B-scans taken of an OCT volume: all, every-N or central-N.")
+    ] = "all",
+    pages: Annotated[
+        Pages, typer.Option(help="What to do with a TIFF or GIF of several pages.")
+    ] = Pages.REFUSE,
+    also: Annotated[
+        str,
+        typer.Option(help="DICOM kinds that are read only when asked for: vl (photographs), sc (captures)."),
+    ] = "",
     site: Annotated[str, typer.Option(help="Name of the site: goes into every pseudonym.")] = "",
     key_file: Annotated[
         Path | None, typer.Option(help="The site's key; default: the user's own, made on first use.")
@@ -94,6 +112,7 @@ def shard(
     """Turn an archive into de-identified WebDataset shards; a second start continues a killed one."""
     from ssl_retina.archive import build
     from ssl_retina.archive.encode import Encoding
+    from ssl_retina.archive.selection import Selection
     from ssl_retina.archive.table import parse_map
     from ssl_retina.errors import InterruptedRunError
 
@@ -105,6 +124,7 @@ def shard(
         encoding=Encoding(quality, chroma.value, lossless),
         samples_per_shard=samples_per_shard,
         keep_other=keep_other,
+        selection=Selection(frames, pages.value, tuple(filter(None, also.split(",")))),
         site=site,
         name=name,
         key_file=key_file,

@@ -20,6 +20,7 @@ from ssl_retina.errors import BadInputLimitError, InputError, StateError
 FIELDS = {
     *("key", "name", "patient", "group", "eye", "modality", "device", "visit", "split", "width", "height"),
     *("source_width", "source_height", "field_of_view", "aliases", "pixels_sha256"),
+    *("volume", "slice", "slices"),
 }
 
 
@@ -335,7 +336,7 @@ def test_f100_an_unforeseen_exception_names_only_pseudonym_and_type(
     def fail(path: Path) -> None:
         raise {"a": KeyError, "b": RecursionError, "c": OSError}[path.stem](5, f"DOE^JOHN in {path}")
 
-    monkeypatch.setattr(worker.readers, "read", fail)
+    monkeypatch.setattr(worker.readers, "content", fail)
     monkeypatch.setattr(worker, "PAUSES", ())
     job = worker.Job(tmp_path, tmp_path, factory.KEY, "", 64, Encoding())
     rows = tuple((Found(f"DOE/{name}.jpg", 1), None) for name in "abc")
@@ -351,7 +352,7 @@ def test_a_lack_of_memory_is_no_property_of_a_file(tmp_path: Path, monkeypatch: 
     def fail(path: Path) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(worker.readers, "read", fail)
+    monkeypatch.setattr(worker.readers, "content", fail)
     job = worker.Job(tmp_path, tmp_path, factory.KEY, "", 64, Encoding())
     with pytest.raises(MemoryError):
         worker.process_chunk(job, worker.Chunk(0, ((Found("a.jpg", 1), None),)))

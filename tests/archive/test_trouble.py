@@ -173,4 +173,5 @@ def test_only_undeclared_pictures_are_refused(tmp_path: Path) -> None:
     _letter(tmp_path / "letter.png")
     job = worker.Job(tmp_path, tmp_path, bytes(32), "", 64, Settings().encoding)
     with pytest.raises(Rejected, match="not_retinal"):
-        worker._photograph(job, build_module.Found("letter.png", 1), None)
+        found = build_module.Found("letter.png", 1)
+        worker._photograph(job, found, None, worker._parts(job, found)[0])
