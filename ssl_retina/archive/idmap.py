@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ssl_retina import files, pseudonyms, shards
 from ssl_retina.archive import process, worker
+from ssl_retina.archive.found import Found
 from ssl_retina.archive.matching import Stated
-from ssl_retina.archive.scan import Found
 from ssl_retina.archive.worker import Job
 from ssl_retina.errors import InputError
 

@@ -5,24 +5,26 @@ both whole; they hold pseudonyms and no word of the source.
 """
 
 import errno
+import functools
 import hashlib
 import hmac
 import json
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from ssl_retina import files, pseudonyms
-from ssl_retina.archive import clean, deidentify, readers
+from ssl_retina.archive import clean, containers, deidentify, readers
 from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.encode import Encoding, encode
+from ssl_retina.archive.found import Found
 from ssl_retina.archive.picture import WHOLE, Part, Place
 from ssl_retina.archive.rejection import Rejected
-from ssl_retina.archive.scan import Found
 from ssl_retina.archive.selection import EVERYTHING, Selection
 
 IO = "io"
@@ -87,11 +89,17 @@ def read_records(work: Path, number: int, made_from: str | None = None) -> list[
     return records
 
 
-def process_chunk(job: Job, chunk: Chunk) -> list[str]:
+def process_chunks(job: Job, chunks: Sequence[Chunk]) -> list[list[str]]:
+    """Make chunks one after another; those of a tar.gz share its stream, which is unpacked once."""
+    with closing(containers.Reader(job.source)) as reader:
+        return [process_chunk(job, chunk, reader) for chunk in chunks]
+
+
+def process_chunk(job: Job, chunk: Chunk, reader: containers.Reader) -> list[str]:
     """Make one chunk; give the reason of each row, empty where a picture of it did not fail by our doing."""
     images = images_path(job.work, chunk.number)
     with files.whole(images) as temporary, temporary.open("wb") as stream:
-        made = [_records(job, found, stated, stream) for found, stated in chunk.rows]
+        made = [_records(job, source, stream) for source in _opened(job, chunk, reader)]
     content = {
         "bytes": images.stat().st_size,
         "made_from": identity(job, chunk),
@@ -109,14 +117,28 @@ def _reason(records: list[Record]) -> str:
     return reasons[0] if len(set(reasons)) == 1 else ""
 
 
-def _records(job: Job, found: Found, stated: Attributes | None, stream: BinaryIO) -> list[Record]:
+@dataclass(frozen=True)
+class _Source:
+    """One row of a chunk, and how its bytes are read."""
+
+    found: Found
+    stated: Attributes | None
+    content: Callable[[], bytes]
+
+
+def _opened(job: Job, chunk: Chunk, reader: containers.Reader) -> Iterator[_Source]:
+    for found, stated in chunk.rows:
+        yield _Source(found, stated, functools.partial(_content, job, found, reader))
+
+
+def _records(job: Job, source: _Source, stream: BinaryIO) -> list[Record]:
     """The records of one file, one for each of its pictures."""
     try:
         with _Unforeseen():
-            parts = _parts(job, found)
+            parts = _parts(job, source)
     except Rejected as refusal:
-        return [_refused(job, found, WHOLE, refusal)]
-    return [_record(job, found, stated, part, stream) for part in parts]
+        return [_refused(job, source.found, WHOLE, refusal)]
+    return [_record(job, source, part, stream) for part in parts]
 
 
 def _refused(job: Job, found: Found, place: Place, refusal: Rejected) -> Record:
@@ -129,12 +151,12 @@ def _refused(job: Job, found: Found, place: Place, refusal: Rejected) -> Record:
     }
 
 
-def _record(job: Job, found: Found, stated: Attributes | None, part: Part, stream: BinaryIO) -> Record:
+def _record(job: Job, source: _Source, part: Part, stream: BinaryIO) -> Record:
     try:
         with _Unforeseen():
-            record, image = _photograph(job, found, stated, part)
+            record, image = _photograph(job, source.found, source.stated, part)
     except Rejected as refusal:
-        return _refused(job, found, part.place, refusal)
+        return _refused(job, source.found, part.place, refusal)
     place = {"offset": stream.tell(), "bytes": len(image), "crc": zlib.crc32(image)}
     stream.write(image)
     return record | place
@@ -167,26 +189,28 @@ def _photograph(job: Job, found: Found, stated: Attributes | None, part: Part) -
     return record, image
 
 
-def _parts(job: Job, found: Found) -> Sequence[Part]:
+def _parts(job: Job, source: _Source) -> Sequence[Part]:
     """The pictures of a file. Raises Rejected."""
-    if found.reason:
-        raise Rejected(found.reason)
-    parts = readers.parts(_content(job.source / found.path), found.path, job.selection)
+    if source.found.reason:
+        raise Rejected(source.found.reason)
+    parts = readers.parts(source.content(), source.found.path, job.selection)
     if not parts:
         raise Rejected("no_picture")
     return parts
 
 
-def _content(path: Path) -> bytes:
-    """Read a file; a mount that stumbles is asked again."""
-    for pause in PAUSES:
+def _content(job: Job, found: Found, reader: containers.Reader) -> bytes:
+    """Read a file or a container's member; a mount that stumbles is asked again."""
+    for pause in (*PAUSES, None):
         try:
-            return readers.content(path)
+            if found.member is not None:
+                return reader.content(found, found.member)
+            return readers.content(job.source / found.path)
         except Rejected as refusal:
-            if refusal.reason != IO:
+            if refusal.reason != IO or pause is None:
                 raise
         time.sleep(pause)
-    return readers.content(path)
+    raise AssertionError
 
 
 class _Unforeseen:
@@ -211,4 +235,5 @@ class _Unforeseen:
 
 def raw_patient(job: Job, found: Found) -> str:
     """The patient id that a file itself states, for the id map alone."""
-    return readers.patient(_content(job.source / found.path), found.path)
+    with closing(containers.Reader(job.source)) as reader:
+        return readers.patient(_content(job, found, reader), found.path)
