@@ -41,6 +41,11 @@ REMARKS = {
 }
 
 HINTS = {
+    "sop_class": " (not ophthalmic; --also vl,sc reads photographs and captures)",
+    "pages": " (--pages first or all takes them)",
+    "not_selected": " (left out by --frames or --pages)",
+    "no_reader:container": " (only .zip, .tar, .tar.gz and .tgz are read: unpack them)",
+    "nested_container": " (containers inside containers are not read: unpack the outer one)",
     "not_retinal": " (no fundus photograph and no OCT; declare them in the table, or --keep-other)",
 }
 
@@ -67,7 +72,9 @@ def register(app: typer.Typer) -> None:
 
 
 def shard(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder with the raw files.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Folder, .zip, .tar, .tar.gz or .tgz with the raw files.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for shards, index and ledger.")],
     table: Annotated[
         Path | None, typer.Option(help="CSV about the files; label columns are never taken.")
@@ -175,7 +182,7 @@ def _summary(totals: "Totals", out: Path) -> None:
     console.note(f"{shown}; {totals.patients:,} patients; shards: {totals.shards:,} in {out}")
     for reason, count in sorted(totals.reasons.items(), key=lambda pair: (-pair[1], pair[0])):
         console.note(f"  rejected {count:,}: {reason}{HINTS.get(reason, '')}")
-    if 2 * counts["rejected"] > counts["scanned"]:
+    if 2 * (counts["rejected"] - totals.reasons.get("not_selected", 0)) > counts["scanned"]:
         console.note("WARNING: more than half of the files were rejected: is this the right folder?")
     for remark, count in sorted(totals.remarks.items()):
         console.note(f"  {count:,} {REMARKS.get(remark, remark)}")

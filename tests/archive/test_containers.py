@@ -194,7 +194,8 @@ def test_names_in_any_code_page_are_rows(tmp_path: Path) -> None:
 def test_a_cut_container_keeps_its_whole_members(tmp_path: Path, kind: str, share: float) -> None:
     members = photographs(5)
     path = write(tmp_path / f"archive.{kind}", members)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    content = path.read_bytes().rstrip(b"\0")  # without the padding of a tar
+    path.write_bytes(content[: int(len(content) * share)])
     found = read_all(path)
     own = found.pop(f"{path.name}\0")
     assert own == ("container_damaged" if kind == "zip" else "truncated")
