@@ -27,6 +27,7 @@ REMARKS = {
     "split_conflict": "photographs that lie in several splits",
     "eye_conflict": "photographs with contradicting eyes: their eye is unknown",
     "eye_unknown": "photographs without a known eye",
+    "eye_unverified": "photographs whose eye is known from an OCT maker's file alone: not verified",
     "unknown_eye": "cells of the eye column that are none of R, L, OD, OS, right, left",
     "unknown_visit": "cells of the visit column without a number or date (year first)",
     "unknown_modality": "cells of the modality column that were not understood",
@@ -42,6 +43,7 @@ REMARKS = {
 
 HINTS = {
     "sop_class": " (not ophthalmic; --also vl,sc reads photographs and captures)",
+    "no_reader:img": " (Zeiss .img files have no header: export DICOM instead)",
     "pages": " (--pages first or all takes them)",
     "not_selected": " (left out by --frames or --pages)",
     "no_reader:container": " (only .zip, .tar, .tar.gz and .tgz are read: unpack them)",
@@ -73,7 +75,7 @@ def register(app: typer.Typer) -> None:
 
 def shard(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="Folder, .zip, .tar, .tar.gz or .tgz with the raw files.")
+        Path, typer.Argument(metavar="SRC", help="Folder, .zip, .tar, .tar.gz or .tgz of raw files.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for shards, index and ledger.")],
     table: Annotated[
