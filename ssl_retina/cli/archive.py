@@ -178,12 +178,19 @@ def _lines() -> Callable[[int, int], None]:
     return line
 
 
+def _hint(reason: str) -> str:
+    """What to do about a reason."""
+    if reason.startswith("no_decoder:1.2.840.10008.1.2.4."):
+        return " (compressed pixels; pip install 'ssl-retina[dicom]' reads JPEG Lossless and JPEG-LS)"
+    return HINTS.get(reason, "")
+
+
 def _summary(totals: "Totals", out: Path) -> None:
     counts = totals.counts()
     shown = ", ".join(f"{counts[name]:,} {name}" for name in ("scanned", "written", "rejected", "duplicates"))
     console.note(f"{shown}; {totals.patients:,} patients; shards: {totals.shards:,} in {out}")
     for reason, count in sorted(totals.reasons.items(), key=lambda pair: (-pair[1], pair[0])):
-        console.note(f"  rejected {count:,}: {reason}{HINTS.get(reason, '')}")
+        console.note(f"  rejected {count:,}: {reason}{_hint(reason)}")
     if 2 * (counts["rejected"] - totals.reasons.get("not_selected", 0)) > counts["scanned"]:
         console.note("WARNING: more than half of the files were rejected: is this the right folder?")
     for remark, count in sorted(totals.remarks.items()):
