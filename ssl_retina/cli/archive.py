@@ -79,7 +79,7 @@ def shard(
     ],
     out: Annotated[Path, typer.Option(help="Folder for shards, index and ledger.")],
     table: Annotated[
-        Path | None, typer.Option(help="CSV about the files; label columns are never taken.")
+        Path | None, typer.Option(help="CSV, Excel or Parquet about the files; labels are never taken.")
     ] = None,
     columns: Annotated[
         list[str] | None,

@@ -27,7 +27,7 @@ class Isolated:
         self._pool: ProcessPoolExecutor | None = None
 
     def call(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """Call `function` over there. Raises what it raises, Rejected (malformed) where its process was lost."""
+        """Call `function` over there. Raises what it raises, Rejected where its process was lost."""
         pool = self._pool = self._pool or process.pool(1)
         try:
             return pool.submit(function, *arguments, **named).result(SECONDS)
