@@ -5,6 +5,7 @@ visits; shards, ledger, index). Restartable after every file operation; the same
 and key give the same bytes.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import hmac
@@ -25,6 +26,9 @@ from ssl_retina.errors import InputError
 __all__ = ["Listener", "Settings", "Totals", "build"]
 
 TOOLS = ("ssl-retina", "numpy", "pillow", "pydicom")
+DECODERS = ("python-gdcm", "pylibjpeg", "pyjpegls")
+"""Tools that may be there: what they decode is rejected without them."""
+
 SAME_NAME = "same_name"
 SILENT = Listener()
 
@@ -86,6 +90,7 @@ def _survey(source: Path, out: Path, settings: Settings, listener: Listener) -> 
         size=settings.size,
         encoding=settings.encoding,
         keep_other=settings.keep_other,
+        selection=settings.selection,
     )
     return Archive(job, found, stated, remarks)
 
@@ -118,7 +123,7 @@ def _stated(found: Sequence[Found], settings: Settings, listener: Listener) -> t
 def _build(archive: Archive, out: Path, settings: Settings, listener: Listener) -> Totals:
     """Under the lock: both stages, the index last."""
     identity = _identity(archive, settings)
-    tools = {name: metadata.version(name) for name in TOOLS}
+    tools = _tools()
     if output.claim(out, identity, tools) == output.Found.COMPLETE:
         return _complete(out, listener)
     chunks = _first_stage(archive, out, settings, listener)
@@ -126,7 +131,8 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener) 
     resolution = dedup.resolve(lambda: (record for _, record in stage.records(work, chunks)))
     plan = pack.Plan(work, out, settings.name, settings.samples_per_shard)
     counts = pack.pack(plan, stage.records(work, chunks), resolution)
-    totals = _totals(len(archive.found), counts, {**archive.remarks}, resolution)
+    scanned = sum(1 for _ in stage.records(work, chunks))
+    totals = _totals(scanned, counts, {**archive.remarks}, resolution)
     if totals.written:
         facts = {
             "key_fingerprint": identity["key_fingerprint"],
@@ -140,6 +146,15 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener) 
         assert index.samples == totals.written, (index.samples, totals)
         output.finish(out)
     return totals
+
+
+def _tools() -> dict[str, str]:
+    """The versions that decide the bytes of the output."""
+    found = {name: metadata.version(name) for name in TOOLS}
+    for name in DECODERS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _complete(out: Path, listener: Listener) -> Totals:

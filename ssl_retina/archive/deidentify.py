@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ssl_retina import pseudonyms
 from ssl_retina.archive import attributes, devices
 from ssl_retina.archive.attributes import Attributes
+from ssl_retina.archive.picture import Place
 
 NOTHING = Attributes()
 
@@ -19,13 +20,19 @@ NOTHING = Attributes()
 class Identity:
     """De-identified facts of one photograph.
 
-    key, name, patient: pseudonyms (patient None: unknown). visit_order orders a patient's visits and is a
-    number shifted by a secret of the patient, never a date; it does not leave the work folder.
-    remarks: codes to count, such as eye_conflict.
+    key, file, name, volume, patient: pseudonyms (patient None: unknown; volume None: no slice of a volume).
+    place: which picture of the file, empty where it has one. slice, slices: the place in the volume.
+    visit_order orders a patient's visits and is a number shifted by a secret of the patient, never a date; it
+    does not leave the work folder. remarks: codes to count, such as eye_conflict.
     """
 
     key: str
+    file: str
+    place: str
     name: str
+    volume: str | None
+    slice: int | None
+    slices: int | None
     patient: str | None
     eye: str
     device: str | None
@@ -35,12 +42,12 @@ class Identity:
 
 
 def identify(
-    path: str, stated: Attributes | None, facts: Mapping[str, str], *, key: bytes, site: str
+    path: str, stated: Attributes | None, *, place: Place, facts: Mapping[str, str], key: bytes, site: str
 ) -> Identity:
     """Merge what the table states with what the file states (DICOM); the table counts first.
 
-    Eyes that contradict each other become unknown. `facts` is read under the names patient, eye, device and
-    visit alone; anything else in it is never looked at.
+    Eyes that contradict each other become unknown. `facts` is read under the names patient, eye, eye_source,
+    device and visit alone; anything else in it is never looked at.
     """
     stated = stated or NOTHING
     eye, conflict = _eye(stated.eye, attributes.eye(facts.get("eye", "")))
@@ -50,9 +57,15 @@ def identify(
     visit = stated.visit if stated.visit is not None else attributes.visit(facts.get("visit", ""))
     device = stated.device or _own_device(facts.get("device", ""))
     seen = {"eye_conflict": conflict, "device_unknown": device is None and bool(facts.get("device"))}
+    seen["eye_unverified"] = facts.get("eye_source") == "vendor" and eye != "unknown" and stated.eye is None
     return Identity(
-        key=pseudonyms.image(key, path, site),
+        key=pseudonyms.part(key, path, place.name, site),
+        file=pseudonyms.image(key, path, site),
+        place=place.name,
         name=pseudonyms.name(key, path, site),
+        volume=None if place.volume is None else pseudonyms.part(key, path, place.volume, site),
+        slice=place.slice,
+        slices=place.slices,
         patient=patient,
         eye=eye,
         device=device,

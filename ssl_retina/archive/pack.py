@@ -88,6 +88,8 @@ def _items(
         assert key not in seen, f"key {key} twice"
         seen.add(key)
         line = {"key": key, "reason": record.get("reason", ""), "detail": record.get("detail", "")}
+        if record.get("place"):
+            line |= {"file": record["file"], "place": record["place"]}
         if number in resolution.repeated:
             line |= {"reason": REPEATED}
         if line["reason"]:
