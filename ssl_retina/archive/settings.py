@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_retina.archive.encode import Encoding
+from ssl_retina.archive.filters import Filters
 from ssl_retina.errors import InputError
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
@@ -25,6 +26,7 @@ class Settings:
     pattern: what the bare file names state, such as `{patient}_{eye}`.
     size: side of the written squares in pixels. samples_per_shard: images of one tar.
     keep_other: keep pictures that look like neither a photograph nor a scan of a retina.
+    filters: what is marked, taken out, spared and weighted.
     site: goes into every pseudonym; name: begins the shards' names.
     key_file, id_map: the site's key; where to write the way back, if at all. processes: None is all cores.
     """
@@ -36,6 +38,7 @@ class Settings:
     encoding: Encoding = field(default_factory=Encoding)
     samples_per_shard: int = 2048
     keep_other: bool = False
+    filters: Filters = field(default_factory=Filters)
     site: str = ""
     name: str = "retina"
     key_file: Path | None = None
@@ -69,6 +72,7 @@ class Settings:
             "lossless": self.encoding.lossless,
             "samples_per_shard": self.samples_per_shard,
             "keep_other": self.keep_other,
+            **self.filters.decisive(),
             "site": self.site,
             "name": self.name,
         }

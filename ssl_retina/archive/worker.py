@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from ssl_retina import files, pseudonyms
-from ssl_retina.archive import clean, deidentify, readers
+from ssl_retina.archive import clean, deidentify, features, look, quality, readers
 from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.encode import Encoding, encode
 from ssl_retina.archive.picture import Picture
@@ -96,17 +96,26 @@ def process_chunk(job: Job, chunk: Chunk) -> list[str]:
 def _record(job: Job, found: Found, stated: Attributes | None, stream: BinaryIO) -> Record:
     try:
         with _Unforeseen():
-            record, image = _photograph(job, found, stated)
+            record, image, seen = _photograph(job, found, stated)
     except Rejected as refusal:
         key = pseudonyms.image(job.key, found.path, job.site)
         return {"key": key, "reason": refusal.reason, "detail": refusal.detail}
     place = {"offset": stream.tell(), "bytes": len(image), "crc": zlib.crc32(image)}
     stream.write(image)
-    return record | place
+    return record | place | {"look": _write_look(seen, stream)}
 
 
-def _photograph(job: Job, found: Found, stated: Attributes | None) -> tuple[Record, bytes]:
-    """One file as its record and its encoded image. Raises Rejected."""
+def _write_look(seen: look.Look | None, stream: BinaryIO) -> dict[str, Any] | None:
+    """Put a look behind its image; give where it lies and its hash."""
+    if seen is None:
+        return None
+    place = stream.tell()
+    stream.write(seen.tobytes())
+    return {"offset": place, "hash": look.perceptual_hash(seen).hex()}
+
+
+def _photograph(job: Job, found: Found, stated: Attributes | None) -> tuple[Record, bytes, look.Look | None]:
+    """One file as its record, its encoded image and its look, if it is a fundus. Raises Rejected."""
     if found.reason:
         raise Rejected(found.reason)
     picture = _read(job.source / found.path)
@@ -126,10 +135,20 @@ def _photograph(job: Job, found: Found, stated: Attributes | None) -> tuple[Reco
         "source_height": picture.pixels.shape[0],
         "field_of_view": None if ellipse is None else [round(float(value), 2) for value in ellipse],
         "pixels_sha256": clean.pixels_sha256(picture.pixels),
+        "quality": _quality(cleaned),
+        "features": features.of(cleaned.pixels, ellipse) if cleaned.modality == "fundus" else None,
         "suffix": suffix,
         "notes": list(picture.notes),
     }
-    return record, image
+    seen = look.look(cleaned.pixels, ellipse) if cleaned.modality == "fundus" else None
+    return record, image, seen
+
+
+def _quality(cleaned: clean.Cleaned) -> dict[str, Any] | None:
+    """Only photographs of a fundus are judged."""
+    if cleaned.modality != "fundus":
+        return None
+    return quality.assess(cleaned.pixels, cleaned.field_of_view).facts()
 
 
 def _read(path: Path) -> Picture:

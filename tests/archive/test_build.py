@@ -20,6 +20,7 @@ from ssl_retina.errors import BadInputLimitError, InputError, StateError
 FIELDS = {
     *("key", "name", "patient", "group", "eye", "modality", "device", "visit", "split", "width", "height"),
     *("source_width", "source_height", "field_of_view", "aliases", "pixels_sha256"),
+    *("near", "id_conflict", "quality", "cluster"),
 }
 
 
@@ -269,7 +270,7 @@ def test_f19_a_picture_that_lies_everywhere_is_a_placeholder(tmp_path: Path) -> 
     """300 patients with the same "no image" card do not become one group."""
     records = [_record(number, sha=0 if number < 300 else number) for number in range(302)]
     resolution = dedup.resolve(lambda: records)
-    assert resolution.repeated == frozenset(range(300))
+    assert resolution.groups.repeated == frozenset(range(300))
     assert not resolution.root
     lines = [line for _, line in pack._items(((0, record) for record in records), resolution)]
     assert [line["reason"] for line in lines] == ["repeated"] * 300 + [""] * 2
