@@ -10,17 +10,18 @@ import dataclasses
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ssl_retina import files, pseudonyms, shard_index, shards
-from ssl_retina.archive import dedup, idmap, matching, output, pack, stage, table
+from ssl_retina.archive import dedup, idmap, longtail, looks, matching, output, pack, stage, table
+from ssl_retina.archive.filters import Filters, NearDuplicates
 from ssl_retina.archive.matching import Stated
 from ssl_retina.archive.scan import Found, scan
 from ssl_retina.archive.settings import Listener, Settings, Totals
-from ssl_retina.archive.worker import IO, Job
+from ssl_retina.archive.worker import IO, Job, Record
 from ssl_retina.errors import InputError
 
 __all__ = ["Listener", "Settings", "Totals", "build"]
@@ -128,7 +129,7 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener) 
         return _complete(out, listener)
     chunks = _first_stage(archive, out, settings, listener)
     work = archive.job.work
-    resolution = dedup.resolve(lambda: (record for _, record in stage.records(work, chunks)))
+    resolution = _resolve(work, chunks, settings.filters)
     plan = pack.Plan(work, out, settings.name, settings.samples_per_shard)
     counts = pack.pack(plan, stage.records(work, chunks), resolution)
     scanned = sum(1 for _ in stage.records(work, chunks))
@@ -141,6 +142,7 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener) 
             "made_from": identity,
             "made_with": tools,
             "totals": dataclasses.asdict(totals),
+            **({"balance": str(settings.filters.balance)} if settings.filters.balance else {}),
         }
         index = shard_index.write(out, facts)
         assert index.samples == totals.written, (index.samples, totals)
@@ -155,6 +157,23 @@ def _tools() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def _resolve(work: Path, chunks: int, filters: Filters) -> dedup.Resolution:
+    """What only the whole archive can tell: what is rare, what is refused, which photographs are one."""
+
+    def records() -> Iterator[Record]:
+        return (record for _, record in stage.records(work, chunks))
+
+    strata = longtail.survey(records(), filters)
+    groups = dedup.same_pixels(records(), strata.refused)
+    if filters.near_duplicates != NearDuplicates.OFF:
+        without = {*groups.original, *groups.repeated, *strata.refused}
+        near = looks.find(work, stage.records(work, chunks), without)
+        merged = set(near) - strata.rare if filters.near_duplicates == NearDuplicates.MERGE else set()
+        groups = dedup.with_near(groups, near, merged)
+    groups = dataclasses.replace(groups, counts={**groups.counts, **strata.counts})
+    return dedup.resolve(records, groups, clusters=strata.clusters)
 
 
 def _complete(out: Path, listener: Listener) -> Totals:

@@ -82,6 +82,7 @@ def _items(
 ) -> Iterator[tuple[Item | None, dict[str, str]]]:
     """Every row of the scan as its ledger line, with its item where it becomes a sample."""
     seen: set[str] = set()
+    groups = resolution.groups
     for number, (chunk, record) in enumerate(records):
         key = record["key"]
         assert shards.KEY_PATTERN.fullmatch(key), "a key that is no pseudonym"
@@ -90,11 +91,11 @@ def _items(
         line = {"key": key, "reason": record.get("reason", ""), "detail": record.get("detail", "")}
         if record.get("place"):
             line |= {"file": record["file"], "place": record["place"]}
-        if number in resolution.repeated:
-            line |= {"reason": REPEATED}
+        if number in groups.repeated or number in groups.refused:
+            line |= {"reason": groups.refused.get(number, REPEATED)}
         if line["reason"]:
             yield None, line | {"outcome": REJECTED}
-        elif number in resolution.original:
+        elif number in groups.original:
             first = resolution.original_key(number)
             yield None, line | {"outcome": DUPLICATE, "of": first}
         else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssl_retina.archive.filters import Balance, Filters, NearDuplicates
 from ssl_retina.cli import console, inspect
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ REMARKS = {
     "table_rows_of_one_file": "rows of the table that speak of a file again",
     "files_without_table_row": "files without a row in the table",
     "names_unlike_pattern": "file names that do not follow the pattern",
+    "near_duplicate": "photographs that are near duplicates of another: marked, and in its group",
+    "near_merged": "near duplicates that became aliases",
+    "rare": "files of the rare stratum",
+    "rare_spared": "files of the rare stratum that --min-quality would have rejected: kept",
     "no_field_of_view": "photographs without a found field of view: nothing of them was made black",
     "device_unknown": "photographs whose device was dropped: no maker's word, or it looks like a person",
     "devices_dropped": "more than 64 different devices: that is free text, none was written",
@@ -48,8 +53,16 @@ HINTS = {
     "not_selected": " (left out by --frames or --pages)",
     "no_reader:container": " (only .zip, .tar, .tar.gz and .tgz are read: unpack them)",
     "nested_container": " (containers inside containers are not read: unpack the outer one)",
+    "quality": " (below --min-quality)",
     "not_retinal": " (no fundus photograph and no OCT; declare them in the table, or --keep-other)",
 }
+
+
+class MinQuality(StrEnum):
+    """The lowest class of quality that is written."""
+
+    USABLE = "usable"
+    GOOD = "good"
 
 
 class Chroma(StrEnum):
@@ -106,6 +119,20 @@ def shard(
         str,
         typer.Option(help="DICOM kinds that are read only when asked for: vl (photographs), sc (captures)."),
     ] = "",
+    near_duplicates: Annotated[
+        NearDuplicates,
+        typer.Option(help="Copies that were resized, cropped, lit or mirrored: mark, merge or off."),
+    ] = NearDuplicates.MARK,
+    min_quality: Annotated[
+        MinQuality | None, typer.Option(help="Reject photographs below this class; default: keep all.")
+    ] = None,
+    balance: Annotated[
+        Balance | None, typer.Option(help="Write sampling weights that make these equally frequent.")
+    ] = None,
+    rare: Annotated[
+        str | None,
+        typer.Option(help="No filter takes these out: device=NAME, or clusters=0.05 for the rarest 5 %."),
+    ] = None,
     site: Annotated[str, typer.Option(help="Name of the site: goes into every pseudonym.")] = "",
     key_file: Annotated[
         Path | None, typer.Option(help="The site's key; default: the user's own, made on first use.")
@@ -134,6 +161,7 @@ def shard(
         samples_per_shard=samples_per_shard,
         keep_other=keep_other,
         selection=Selection(frames, pages.value, tuple(filter(None, also.split(",")))),
+        filters=Filters(near_duplicates, str(min_quality or "reject"), balance, rare),
         site=site,
         name=name,
         key_file=key_file,

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from ssl_retina import files, shards
 from ssl_retina.errors import ShardError
+from ssl_retina.positions import UNKNOWN
+from ssl_retina.shard_index import weights
 from ssl_retina.shard_index.walk import Member, members, tars
 from ssl_retina.shards import Index, Shard
 
 KIND = "wids-shard-index-v1"
-UNKNOWN = "unknown"
 VOCABULARY_LIMIT = 10_000
 WORD_LIMIT = 64
 
@@ -55,6 +56,7 @@ def write(folder: Path, facts: Mapping[str, Any], *, progress: Callable[[int], N
             stream.seek(0)
             _write_header(stream, sum(shard.nsamples for shard in listed))
         _refuse_twins(temporary, listed)
+        weights.fill(temporary, facts.get(weights.BALANCE))
         positions_sha256 = files.sha256(temporary)
     columns = {name: list(words) for name, words in vocabulary.items()}
     ours = {**facts, "format": shards.FORMAT, "columns": columns, "positions_sha256": positions_sha256}
@@ -92,7 +94,7 @@ def _rows(tar: Path, number: int, vocabulary: dict[str, dict[str, int]]) -> NDAr
             codes = (_code(tar, name, facts, vocabulary[name]) for name in shards.COLUMNS)
             suffix = shards.IMAGE_SUFFIXES.index(member.suffix)
             group = shards.group_number(group_of(member.key, facts, shard=tar.name))
-            table[at] = (member.key.encode(), number, *places, group, suffix, *codes)
+            table[at] = (member.key.encode(), number, *places, group, suffix, *codes, 1.0)
     return table
 
 
@@ -129,6 +131,8 @@ def group_of(key: str, facts: Mapping[str, Any], *, shard: str) -> str:
 
 def _code(tar: Path, column: str, facts: Mapping[str, Any], words: dict[str, int]) -> int:
     word = facts.get(column)
+    if isinstance(word, dict):
+        word = word.get("class")
     if not isinstance(word, str) or len(word) > WORD_LIMIT or not word.isprintable():
         word = "" if column == "split" else UNKNOWN
     code = words.setdefault(word, len(words))
