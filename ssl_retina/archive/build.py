@@ -87,6 +87,7 @@ def _survey(source: Path, out: Path, settings: Settings, listener: Listener) -> 
         size=settings.size,
         encoding=settings.encoding,
         keep_other=settings.keep_other,
+        keep_text=settings.keep_text,
     )
     return Archive(job, found, stated, remarks)
 

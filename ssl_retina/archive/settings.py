@@ -26,6 +26,7 @@ class Settings:
     pattern: what the bare file names state, such as `{patient}_{eye}`.
     size: side of the written squares in pixels. samples_per_shard: images of one tar.
     keep_other: keep pictures that look like neither a photograph nor a scan of a retina.
+    keep_text: keep pictures that bear a line of letters.
     filters: what is marked, taken out, spared and weighted.
     site: goes into every pseudonym; name: begins the shards' names.
     key_file, id_map: the site's key; where to write the way back, if at all. processes: None is all cores.
@@ -38,6 +39,7 @@ class Settings:
     encoding: Encoding = field(default_factory=Encoding)
     samples_per_shard: int = 2048
     keep_other: bool = False
+    keep_text: bool = False
     filters: Filters = field(default_factory=Filters)
     site: str = ""
     name: str = "retina"
@@ -72,6 +74,7 @@ class Settings:
             "lossless": self.encoding.lossless,
             "samples_per_shard": self.samples_per_shard,
             "keep_other": self.keep_other,
+            "keep_text": self.keep_text,
             **self.filters.decisive(),
             "site": self.site,
             "name": self.name,

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from ssl_retina import files, pseudonyms
-from ssl_retina.archive import clean, deidentify, features, look, quality, readers
+from ssl_retina.archive import clean, deidentify, features, look, quality, readers, text
 from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.encode import Encoding, encode
 from ssl_retina.archive.picture import Picture
@@ -42,6 +42,7 @@ class Job:
     size: int
     encoding: Encoding
     keep_other: bool = False
+    keep_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def process_chunk(job: Job, chunk: Chunk) -> list[str]:
     with files.whole(images) as temporary, temporary.open("wb") as stream:
         records = [_record(job, found, stated, stream) for found, stated in chunk.rows]
     content = {"bytes": images.stat().st_size, "made_from": identity(job, chunk), "records": records}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    files.write_bytes(records_path(job.work, chunk.number), text.encode())
+    spelled = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    files.write_bytes(records_path(job.work, chunk.number), spelled.encode())
     return [record.get("reason", "") for record in records]
 
 
@@ -123,6 +124,8 @@ def _photograph(job: Job, found: Found, stated: Attributes | None) -> tuple[Reco
     cleaned = clean.clean(picture.pixels, modality, job.size)
     if modality is None and cleaned.modality == "other" and not job.keep_other:
         raise Rejected("not_retinal")
+    if cleaned.field_of_view is None and not job.keep_text and text.bears_text(cleaned.pixels):
+        raise Rejected("burned_in", "letters")
     suffix, image = encode(cleaned.pixels, job.encoding)
     height, width = cleaned.pixels.shape[:2]
     ellipse = cleaned.field_of_view

@@ -46,6 +46,7 @@ REMARKS = {
 }
 
 HINTS = {
+    "burned_in": " (a device wrote into the pixels; look at them, then perhaps --keep-text)",
     "quality": " (below --min-quality)",
     "not_retinal": " (no fundus photograph and no OCT; declare them in the table, or --keep-other)",
 }
@@ -92,6 +93,9 @@ def shard(
     keep_other: Annotated[
         bool, typer.Option("--keep-other", help="Keep pictures that look like no retina (letters, screens).")
     ] = False,
+    keep_text: Annotated[
+        bool, typer.Option("--keep-text", help="Keep scans and photographs without a rim that bear letters.")
+    ] = False,
     near_duplicates: Annotated[
         NearDuplicates,
         typer.Option(help="Copies that were resized, cropped, lit or mirrored: mark, merge or off."),
@@ -132,6 +136,7 @@ def shard(
         encoding=Encoding(quality, chroma.value, lossless),
         samples_per_shard=samples_per_shard,
         keep_other=keep_other,
+        keep_text=keep_text,
         filters=Filters(near_duplicates, str(min_quality or "reject"), balance, rare),
         site=site,
         name=name,
