@@ -92,6 +92,7 @@ def _survey(source: Path, out: Path, settings: Settings, listener: Listener) -> 
         encoding=settings.encoding,
         keep_other=settings.keep_other,
         selection=settings.selection,
+        keep_text=settings.keep_text,
     )
     return Archive(job, found, stated, remarks)
 

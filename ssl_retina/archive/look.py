@@ -43,7 +43,7 @@ def look(pixels: Pixels, field_of_view: tuple[float, ...] | None) -> Look | None
     centred = _without_mean(values, inside, WIDE)
     count = np.maximum(window_sums(inside, WIDE), 1)
     spread = np.sqrt(np.maximum(window_sums(centred * centred, WIDE) / count, 0))
-    even = _without_mean(centred / (spread + FAINTEST), inside, NARROW)
+    even = _without_mean((centred / (spread + FAINTEST)).astype(np.float32), inside, NARROW)
     if even.std() == 0:
         return None
     steps = np.clip(np.rint(even * STEPS), -127, 127)
@@ -112,10 +112,10 @@ def _sampled(
     matrix = (step / factor, 0, left, 0, step / factor, top)
     moved = green.transform((SIDE, SIDE), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     values = np.asarray(moved, np.float32)
-    inside = _lit(values)
+    inside: NDArray[np.bool_] = _lit(values)
     if field_of_view is not None:
         offset = (np.arange(SIDE) + 0.5) * (2 / SIDE) - 1
-        inside &= offset[:, None] ** 2 + offset[None, :] ** 2 < INSIDE**2
+        inside &= np.asarray(offset[:, None] ** 2 + offset[None, :] ** 2 < INSIDE**2)
     return values, inside.astype(np.float32)
 
 
@@ -131,14 +131,14 @@ def _lit(values: NDArray[np.float32]) -> NDArray[np.bool_]:
 def _without_mean(values: NDArray[np.float32], inside: NDArray[np.float32], half: int) -> NDArray[np.float32]:
     """Values less the mean of what is seen in a square window around them; 0 where nothing is seen."""
     mean = window_sums(values * inside, half) / np.maximum(window_sums(inside, half), 1)
-    centred: NDArray[np.float32] = (values - mean) * inside
-    return centred
+    return np.asarray((values - mean) * inside, np.float32)
 
 
 def window_sums(values: NDArray[np.float32], half: int) -> NDArray[np.float32]:
     """Sums over square windows of 2 half + 1 values."""
     side = 2 * half + 1
-    padded = np.pad(values.astype(np.float64), ((half + 1, half), (half + 1, half)))
+    padded: NDArray[np.float64] = np.pad(values.astype(np.float64), ((half + 1, half), (half + 1, half)))
     total = padded.cumsum(axis=0).cumsum(axis=1)
     sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
-    return sums.astype(np.float32)
+    windows: NDArray[np.float32] = sums.astype(np.float32)
+    return windows

@@ -84,7 +84,7 @@ def assess(pixels: Pixels, field_of_view: tuple[float, ...] | None) -> Quality:
 def _inside(small: Pixels, circle: tuple[float, ...] | None) -> NDArray[np.bool_]:
     """What is judged: the circle without its rim, or everything that is not black."""
     if circle is None:
-        return small.any(axis=2)
+        return np.asarray(small.any(axis=2))
     rows = (np.arange(small.shape[0]) + 0.5 - circle[1])[:, None] ** 2
     columns = (np.arange(small.shape[1]) + 0.5 - circle[0])[None, :] ** 2
     inside: NDArray[np.bool_] = rows + columns < (INSIDE * circle[2]) ** 2

@@ -28,6 +28,7 @@ class Settings:
     size: side of the written squares in pixels. samples_per_shard: images of one tar.
     selection: which pictures of a file with several.
     keep_other: keep pictures that look like neither a photograph nor a scan of a retina.
+    keep_text: keep pictures that bear a line of letters.
     filters: what is marked, taken out, spared and weighted.
     site: goes into every pseudonym; name: begins the shards' names.
     key_file, id_map: the site's key; where to write the way back, if at all. processes: None is all cores.
@@ -41,6 +42,7 @@ class Settings:
     samples_per_shard: int = 2048
     selection: Selection = field(default_factory=Selection)
     keep_other: bool = False
+    keep_text: bool = False
     filters: Filters = field(default_factory=Filters)
     site: str = ""
     name: str = "retina"
@@ -78,6 +80,7 @@ class Settings:
             "frames": self.selection.frames,
             "pages": self.selection.pages,
             "also": sorted(self.selection.also),
+            "keep_text": self.keep_text,
             **self.filters.decisive(),
             "site": self.site,
             "name": self.name,

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from ssl_retina import files, pseudonyms
-from ssl_retina.archive import clean, containers, deidentify, features, look, quality, readers
+from ssl_retina.archive import clean, containers, deidentify, features, look, quality, readers, text
 from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.encode import Encoding, encode
 from ssl_retina.archive.found import Found
@@ -47,6 +47,7 @@ class Job:
     encoding: Encoding
     keep_other: bool = False
     selection: Selection = EVERYTHING
+    keep_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ def process_chunk(job: Job, chunk: Chunk, reader: containers.Reader) -> list[str
         "pictures": [len(records) for records in made],
         "records": [record for records in made for record in records],
     }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    files.write_bytes(records_path(job.work, chunk.number), text.encode())
+    spelled = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    files.write_bytes(records_path(job.work, chunk.number), spelled.encode())
     return [_reason(records) for records in made]
 
 
@@ -180,6 +181,8 @@ def _photograph(
     cleaned = clean.clean(picture.pixels, modality, job.size)
     if modality is None and cleaned.modality == "other" and not job.keep_other:
         raise Rejected("not_retinal")
+    if cleaned.field_of_view is None and not job.keep_text and text.bears_text(cleaned.pixels):
+        raise Rejected("burned_in", "letters")
     suffix, image = encode(cleaned.pixels, job.encoding)
     height, width = cleaned.pixels.shape[:2]
     ellipse = cleaned.field_of_view

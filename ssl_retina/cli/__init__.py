@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from ssl_retina.cli import archive, demo, embed, finetune, hub, launch, pretrain, probe, real, release
+from ssl_retina.cli import archive, dedup, demo, embed, finetune, hub, launch, pretrain, probe, real, release
 from ssl_retina.errors import UserError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-for _group in (demo, archive, pretrain, launch, release, hub, probe, finetune, embed, real):
+for _group in (demo, archive, dedup, pretrain, launch, release, hub, probe, finetune, embed, real):
     _group.register(app)
 
 

@@ -53,6 +53,7 @@ HINTS = {
     "not_selected": " (left out by --frames or --pages)",
     "no_reader:container": " (only .zip, .tar, .tar.gz and .tgz are read: unpack them)",
     "nested_container": " (containers inside containers are not read: unpack the outer one)",
+    "burned_in": " (a device wrote into the pixels; look at them, then perhaps --keep-text)",
     "quality": " (below --min-quality)",
     "not_retinal": " (no fundus photograph and no OCT; declare them in the table, or --keep-other)",
 }
@@ -119,6 +120,9 @@ def shard(
         str,
         typer.Option(help="DICOM kinds that are read only when asked for: vl (photographs), sc (captures)."),
     ] = "",
+    keep_text: Annotated[
+        bool, typer.Option("--keep-text", help="Keep scans and photographs without a rim that bear letters.")
+    ] = False,
     near_duplicates: Annotated[
         NearDuplicates,
         typer.Option(help="Copies that were resized, cropped, lit or mirrored: mark, merge or off."),
@@ -161,6 +165,7 @@ def shard(
         samples_per_shard=samples_per_shard,
         keep_other=keep_other,
         selection=Selection(frames, pages.value, tuple(filter(None, also.split(",")))),
+        keep_text=keep_text,
         filters=Filters(near_duplicates, str(min_quality or "reject"), balance, rare),
         site=site,
         name=name,
