@@ -8,14 +8,17 @@ and key give the same bytes.
 import dataclasses
 import hashlib
 import hmac
+import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from PIL import features
+
 from ssl_retina import files, pseudonyms, shard_index, shards
-from ssl_retina.archive import dedup, idmap, matching, output, pack, stage, table
+from ssl_retina.archive import dedup, idmap, matching, output, pack, slices, stage, table
 from ssl_retina.archive.matching import Stated
 from ssl_retina.archive.scan import Found, scan
 from ssl_retina.archive.settings import Listener, Settings, Totals
@@ -27,6 +30,9 @@ __all__ = ["Listener", "Settings", "Totals", "build"]
 TOOLS = ("ssl-retina", "numpy", "pillow", "pydicom")
 SAME_NAME = "same_name"
 SILENT = Listener()
+
+
+FirstStage = Callable[["Archive", Path, Settings, Listener], int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +52,44 @@ def build(source: Path, out: Path, settings: Settings, listener: Listener = SILE
     written then), StateError (output of something else, another writer, key, full disk) and
     BadInputLimitError (storage that fails).
     """
+    return _built(source, out, settings, listener, _first_stage)
+
+
+def merge(source: Path, out: Path, settings: Settings, listener: Listener = SILENT) -> Totals:
+    """The second stage alone, when all slices are made. Raises StateError that names those that are not."""
+    return _built(source, out, settings, listener, _slices_made)
+
+
+def build_slice(
+    source: Path, out: Path, settings: Settings, part: slices.Slice, listener: Listener = SILENT
+) -> int:
+    """The first stage of one slice of the archive; give the number of its files. Raises as `build` does."""
+    archive = _survey(source, out, settings, listener)
+    with output.speaking("--out", out):
+        output.make_folders(out)
+        identity, tools = _identity(archive, settings), _tools()
+        if (out / shards.INDEX_NAME).exists():
+            output.join(out, identity, tools)
+            listener.note(f"{out} is complete already")
+            return 0
+        with slices.held(out, part):
+            output.join(out, identity, tools)
+            own = part.own(stage.chunks(archive.found, archive.stated))
+            wanted = stage.missing(archive.job, own)
+            rows, left = (sum(len(chunk.rows) for chunk in some) for some in (own, wanted))
+            if wanted:
+                progress = _Progress(listener, rows - left, rows)
+                stage.run(archive.job, wanted, processes=settings.workers, progress=progress.add)
+    return rows
+
+
+def _built(source: Path, out: Path, settings: Settings, listener: Listener, first: FirstStage) -> Totals:
     archive = _survey(source, out, settings, listener)
     with output.speaking("--out", out):
         made = output.make_folders(out)
         with files.lock(out):
-            totals = _build(archive, out, settings, listener)
+            slices.refuse_running(out)
+            totals = _build(archive, out, settings, listener, first)
             if totals.written and settings.id_map is not None:
                 _write_id_map(settings.id_map, archive, out)
     if not totals.written:
@@ -115,13 +154,13 @@ def _stated(found: Sequence[Found], settings: Settings, listener: Listener) -> t
     return stated, remarks + counts
 
 
-def _build(archive: Archive, out: Path, settings: Settings, listener: Listener) -> Totals:
+def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, first: FirstStage) -> Totals:
     """Under the lock: both stages, the index last."""
     identity = _identity(archive, settings)
-    tools = {name: metadata.version(name) for name in TOOLS}
+    tools = _tools()
     if output.claim(out, identity, tools) == output.Found.COMPLETE:
         return _complete(out, listener)
-    chunks = _first_stage(archive, out, settings, listener)
+    chunks = first(archive, out, settings, listener)
     work = archive.job.work
     resolution = dedup.resolve(lambda: (record for _, record in stage.records(work, chunks)))
     plan = pack.Plan(work, out, settings.name, settings.samples_per_shard)
@@ -133,13 +172,21 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener) 
             "site": settings.site,
             "ids": pseudonyms.NORMALISATION,
             "made_from": identity,
-            "made_with": tools,
+            "made_with": {**tools, "python": platform.python_version(), "libjpeg": _libjpeg()},
             "totals": dataclasses.asdict(totals),
         }
-        index = shard_index.write(out, facts)
+        index = shard_index.write(out, facts, manifest=facts)
         assert index.samples == totals.written, (index.samples, totals)
         output.finish(out)
     return totals
+
+
+def _tools() -> dict[str, str]:
+    return {name: metadata.version(name) for name in TOOLS}
+
+
+def _libjpeg() -> str:
+    return features.version("libjpeg_turbo") or features.version("jpg") or "unknown"
 
 
 def _complete(out: Path, listener: Listener) -> Totals:
@@ -169,6 +216,13 @@ def _first_stage(archive: Archive, out: Path, settings: Settings, listener: List
         output.drop_shards(out)
         stage.run(archive.job, wanted, processes=settings.workers, progress=progress.add)
         stage.require_readable(archive.job.work, len(planned))
+    return len(planned)
+
+
+def _slices_made(archive: Archive, out: Path, settings: Settings, listener: Listener) -> int:
+    """All chunks must be there; give their number."""
+    planned = stage.chunks(archive.found, archive.stated)
+    slices.require_all(out, stage.missing(archive.job, planned))
     return len(planned)
 
 

@@ -18,6 +18,8 @@ COPIES_LIMIT = 256
 """More equal pictures than this are a placeholder ("no image available"), not a photograph of an eye: all are
 rejected, else one such file would make one group of all patients, and a JSON above its limit."""
 
+DEVICE_REMARK = "of device "
+
 Records = Callable[[], Iterable[Record]]
 
 
@@ -103,7 +105,7 @@ def resolve(records: Records) -> Resolution:
         keys={first: group[0]["key"] for first, group in members.items()},
         copies={first: tuple(group[1:]) for first, group in members.items()},
         repeated=repeated,
-        root=_roots(members.values()),
+        root=roots(members.values()),
         visits={patient: tuple(sorted(orders)) for patient, orders in visits.items()},
         devices=devices,
         devices_dropped=usage.distinct > DEVICES_LIMIT,
@@ -122,14 +124,14 @@ def _devices(usage: Usage, samples: Counter[str | None]) -> tuple[frozenset[str]
     if usage.distinct > DEVICES_LIMIT:
         return frozenset(), Counter()
     people = usage.identities()
-    told = Counter(
-        {
-            f"of device {device!r}, a name that is written in clear": samples[device]
-            for device in known - people
-        }
-    )
+    told = Counter({device_remark(device): samples[device] for device in known - people})
     told["device_unknown"] = sum(samples[device] for device in people)
     return known - people, told
+
+
+def device_remark(device: str) -> str:
+    """What is told about a device that is written."""
+    return f"{DEVICE_REMARK}{device!r}, a name that is written in clear"
 
 
 def _same_pixels(records: Iterable[Record]) -> tuple[dict[int, int], frozenset[int]]:
@@ -169,7 +171,7 @@ def _one_eye(together: Iterable[Record]) -> str:
     return eye
 
 
-def _roots(sets: Iterable[list[Record]]) -> dict[str, str]:
+def roots(sets: Iterable[list[Record]]) -> dict[str, str]:
     """Union-find over patients that share a photograph; the smallest pseudonym names the group."""
     parent: dict[str, str] = {}
 

@@ -6,6 +6,8 @@ In: a folder and what identifies a run. Out: fresh, to be continued or complete;
 import contextlib
 import errno
 import json
+import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_retina import files, shard_index, shards
+from ssl_retina.archive import exchange
 from ssl_retina.errors import InputError, StateError
 from ssl_retina.shards import Index
 
@@ -51,7 +54,13 @@ def claim(out: Path, identity: Mapping[str, Any], tools: Mapping[str, str]) -> F
     identity: settings, key fingerprint, digests of listing and attributes. tools: versions that decide the
     bytes; they must stay the same within one build. Raises StateError for an output of something else.
     """
+    exchange.finish(out)
     _sweep(out)
+    return join(out, identity, tools)
+
+
+def join(out: Path, identity: Mapping[str, Any], tools: Mapping[str, str]) -> Found:
+    """What `claim` does, without the lock, and without sweeping up: for one of several processes (slices)."""
     if (out / shards.INDEX_NAME).exists():
         made = shards.read_index(out).facts.get("made_from")
         _compare(out, made if isinstance(made, dict) else {}, identity)
@@ -66,8 +75,23 @@ def claim(out: Path, identity: Mapping[str, Any], tools: Mapping[str, str]) -> F
     if foreign:
         raise StateError(f"{out} holds {len(foreign)} files of something else: give an empty or new --out")
     work.mkdir(exist_ok=True)
-    files.write_json(work / PLAN_NAME, plan)
+    if not _first(work / PLAN_NAME, plan):
+        _compare(out, json.loads((work / PLAN_NAME).read_bytes()), plan)
+        return Found.UNFINISHED
     return Found.NOTHING
+
+
+def _first(path: Path, plan: Mapping[str, Any]) -> bool:
+    """Write the plan unless another slice was first; a link fails where a rename would replace."""
+    candidate = path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
+    files.write_json(candidate, plan)
+    try:
+        os.link(candidate, path)
+    except FileExistsError:
+        return False
+    finally:
+        candidate.unlink()
+    return True
 
 
 def require_intact(out: Path, index: Index) -> None:

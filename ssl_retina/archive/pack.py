@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from webdataset import TarWriter
 
@@ -80,14 +80,17 @@ def pack(plan: Plan, records: Iterable[tuple[int, Record]], resolution: Resoluti
 def _items(
     records: Iterable[tuple[int, Record]], resolution: Resolution
 ) -> Iterator[tuple[Item | None, dict[str, str]]]:
-    """Every row of the scan as its ledger line, with its item where it becomes a sample."""
+    """Every row of the scan as its ledger line, with its item where it becomes a sample.
+
+    `source` of a line is the keyed digest of the file's bytes; "" where they could not be read.
+    """
     seen: set[str] = set()
     for number, (chunk, record) in enumerate(records):
         key = record["key"]
         assert shards.KEY_PATTERN.fullmatch(key), "a key that is no pseudonym"
         assert key not in seen, f"key {key} twice"
         seen.add(key)
-        line = {"key": key, "reason": record.get("reason", ""), "detail": record.get("detail", "")}
+        line = {name: record.get(name, "") for name in ("key", "reason", "detail", "source")}
         if number in resolution.repeated:
             line |= {"reason": REPEATED}
         if line["reason"]:
@@ -100,13 +103,23 @@ def _items(
             yield _item(chunk, record, resolution.sample(number, record)), line
 
 
-def _item(chunk: int, record: Record, sample: Mapping[str, Any]) -> Item:
+def encoded(sample: Mapping[str, Any]) -> bytes:
+    """A sample's JSON as it stands in a shard."""
     facts = json.dumps(sample, sort_keys=True, separators=(",", ":")).encode()
     assert len(facts) <= shards.JSON_LIMIT, "a sample's JSON above the limit"
+    return facts
+
+
+def writer(stream: BinaryIO) -> TarWriter:
+    """A tar on an open file; modification time and owner are fixed: the same samples give the same bytes."""
+    return TarWriter(stream, encoder=False, mtime=0, user=OWNER, group=OWNER)
+
+
+def _item(chunk: int, record: Record, sample: Mapping[str, Any]) -> Item:
     return Item(
         key=record["key"],
         suffix=record["suffix"],
-        facts=facts,
+        facts=encoded(sample),
         chunk=chunk,
         offset=record["offset"],
         size=record["bytes"],
@@ -122,8 +135,7 @@ def _shard(plan: Plan, number: int, items: list[Item]) -> int:
     if path.is_file() and path.stat().st_size == size:
         return 1
     with files.whole(path) as temporary, temporary.open("wb") as stream:
-        # mtime and owner fixed: the same samples give the same bytes
-        with TarWriter(stream, encoder=False, mtime=0, user=OWNER, group=OWNER) as tar:
+        with writer(stream) as tar:
             for item, image in _with_images(plan.work, items):
                 tar.write({"__key__": item.key, item.suffix: image, "json": item.facts})
         stream.flush()

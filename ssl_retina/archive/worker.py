@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from ssl_retina import files, pseudonyms
-from ssl_retina.archive import clean, deidentify, readers
+from ssl_retina.archive import clean, deidentify, fingerprint, readers
 from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.encode import Encoding, encode
 from ssl_retina.archive.picture import Picture
@@ -94,13 +94,14 @@ def process_chunk(job: Job, chunk: Chunk) -> list[str]:
 
 
 def _record(job: Job, found: Found, stated: Attributes | None, stream: BinaryIO) -> Record:
+    source = "" if found.reason else fingerprint.of_file(job.key, job.source / found.path)
     try:
         with _Unforeseen():
             record, image = _photograph(job, found, stated)
     except Rejected as refusal:
         key = pseudonyms.image(job.key, found.path, job.site)
-        return {"key": key, "reason": refusal.reason, "detail": refusal.detail}
-    place = {"offset": stream.tell(), "bytes": len(image), "crc": zlib.crc32(image)}
+        return {"key": key, "reason": refusal.reason, "detail": refusal.detail, "source": source}
+    place = {"source": source, "offset": stream.tell(), "bytes": len(image), "crc": zlib.crc32(image)}
     stream.write(image)
     return record | place
 

@@ -1,4 +1,4 @@
-"""The verb `shard`: an archive of raw files -> de-identified shards. Registers `inspect` too."""
+"""The verb `shard`: raw files -> de-identified shards. Registers `inspect` and `withdraw` too."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssl_retina.cli import console, inspect
+from ssl_retina.cli import console, inspect, withdraw
 
 if TYPE_CHECKING:
     from ssl_retina.archive.settings import Totals
@@ -56,6 +56,7 @@ def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
     app.command("shard", epilog=EPILOG)(shard)
     inspect.register(app)
+    withdraw.register(app)
 
 
 def shard(
@@ -89,14 +90,23 @@ def shard(
     name: Annotated[str, typer.Option(help="How the shards' names begin.")] = "retina",
     samples_per_shard: Annotated[int, typer.Option(help="Images in one tar.")] = 2048,
     processes: Annotated[int | None, typer.Option(help="Worker processes; default: all cores.")] = None,
+    part: Annotated[
+        str | None,
+        typer.Option("--slice", help="Make the i-th of n parts of the work (i/n), for SLURM arrays."),
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Put the slices together; refused while one is missing.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON on stdout.")] = False,
 ) -> None:
     """Turn an archive into de-identified WebDataset shards; a second start continues a killed one."""
-    from ssl_retina.archive import build
+    from ssl_retina.archive import build, slices
     from ssl_retina.archive.encode import Encoding
     from ssl_retina.archive.table import parse_map
-    from ssl_retina.errors import InterruptedRunError
+    from ssl_retina.errors import InputError, InterruptedRunError
 
+    if part is not None and (merge or id_map is not None):
+        raise InputError("--slice makes a part of the work: --merge and --id-map belong to the last step")
     settings = build.Settings(
         table=table,
         columns=parse_map(columns or []),
@@ -113,12 +123,23 @@ def shard(
     )
     try:
         with _progress() as progress:
-            totals = build.build(source, out, settings, build.Listener(console.note, progress))
+            listener = build.Listener(console.note, progress)
+            if part is not None:
+                rows = build.build_slice(source, out, settings, slices.parse(part), listener)
+                _tell_slice(part, rows, out, as_json=json)
+                return
+            totals = (build.merge if merge else build.build)(source, out, settings, listener)
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; the same command continues") from None
     _summary(totals, out)
     if json:
         console.result(totals.counts())
+
+
+def _tell_slice(part: str, rows: int, out: Path, *, as_json: bool) -> None:
+    console.note(f"slice {part}: {rows:,} files are done; when all slices are: the same command with --merge")
+    if as_json:
+        console.result({"slice": part, "files": rows})
 
 
 @contextmanager

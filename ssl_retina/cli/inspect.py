@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from ssl_retina.data.inspection import Report
 
 WORDS_SHOWN = 12
+PROOF = {
+    "manifest": "manifest.json: source files, settings, key, ledger, shards and index are one chain",
+    "none": "no manifest.json: an earlier version or another tool made the set, from what is not proven",
+    "broken": "manifest.json: the chain is broken, see below",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -71,6 +76,7 @@ def _show(report: "Report") -> None:
     if report.ignored:
         print(f"ignored   {_counts({f'.{suffix}': count for suffix, count in report.ignored.items()})}")
     print(f"index     {report.digest}")
+    print(f"proof     {PROOF[report.proof]}")
     print("damage    none" if not report.damage else f"damage    {len(report.damage)} findings")
 
 
