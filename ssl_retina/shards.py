@@ -172,7 +172,7 @@ def _shard(listed: Mapping[str, Any]) -> Shard:
 
 def _no_index(folder: Path) -> str:
     if (folder / EXCHANGE_NAME).exists():
-        return f"{folder} is amid an interrupted withdrawal or append: run the same command again, it finishes"
+        return f"{folder} is in an interrupted withdrawal or append: run the same command again, it ends"
     if not folder.is_dir():
         return f"{folder} does not exist: make shards with ssl-retina shard SRC --out {folder}"
     if any(folder.glob("*.tar")):
