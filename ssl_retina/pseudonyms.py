@@ -150,6 +150,11 @@ def image(key: bytes, relative_path: str, site: str = "") -> str:
     return _pseudonym(key, "image", site, normalise_path(relative_path))
 
 
+def part(key: bytes, relative_path: str, place: str, site: str = "") -> str:
+    """Pseudonym of one of several images of a file, such as its `frame 3`; without a place: the file's."""
+    return image(key, f"{relative_path}\0{place}" if place else relative_path, site)
+
+
 def name(key: bytes, relative_path: str, site: str = "") -> str:
     """Pseudonym of an image's bare file name without folder and suffix: what labels files often hold."""
     return _pseudonym(key, "name", site, bare(normalise_path(relative_path)))

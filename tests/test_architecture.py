@@ -39,7 +39,7 @@ OWNERS = {
     "wandb": {"train/tracking.py"},
     "tensorboard": {"train/tracking.py"},
     "webdataset": {"archive/", "data/"},
-    "pydicom": {"archive/readers/dicom.py", "synthetic"},
+    "pydicom": {"archive/readers/dicom", "synthetic"},
     "timm": {"models/"},
     "lightly": {"models/", "losses.py", "methods/", "data/views.py"},
     "torchvision": set(),

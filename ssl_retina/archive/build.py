@@ -125,6 +125,7 @@ def _survey(source: Path, out: Path, settings: Settings, listener: Listener) -> 
         size=settings.size,
         encoding=settings.encoding,
         keep_other=settings.keep_other,
+        selection=settings.selection,
     )
     return Archive(job, found, stated, remarks)
 
@@ -165,7 +166,8 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, 
     resolution = dedup.resolve(lambda: (record for _, record in stage.records(work, chunks)))
     plan = pack.Plan(work, out, settings.name, settings.samples_per_shard)
     counts = pack.pack(plan, stage.records(work, chunks), resolution)
-    totals = _totals(len(archive.found), counts, {**archive.remarks}, resolution)
+    scanned = sum(1 for _ in stage.records(work, chunks))
+    totals = _totals(scanned, counts, {**archive.remarks}, resolution)
     if totals.written:
         facts = {
             "key_fingerprint": identity["key_fingerprint"],

@@ -28,9 +28,10 @@ class Resolution:
     """What only the whole archive can tell; files are named by their number in the scan.
 
     original: duplicate -> the first file with the same pixels; keys: the keys of those first files; copies:
-    the records of their duplicates. repeated: files rejected as placeholders. root: patient -> the group's
-    name, where patients share a photograph. visits: patient -> its visit orders, sorted. devices: those
-    that are written. counts: of id_conflict and the like, in samples.
+    the records of their duplicates. repeated: files rejected as placeholders. root: patient (or file of
+    several pictures without a patient) -> the group's name, where several share a photograph. visits:
+    patient -> its visit orders, sorted. devices: those that are written. counts: of id_conflict and the
+    like, in samples.
     """
 
     original: Mapping[int, int]
@@ -47,13 +48,14 @@ class Resolution:
         """The sample's JSON: the contract's fields and no others."""
         copies = self.copies.get(number, ())
         together = (record, *copies)
-        patients = sorted({one["patient"] for one in together if one["patient"]})
+        belong = sorted(filter(None, map(owner, together)))
         splits = {part for one in together for part in one["split"].split("|") if part}
         plain = ("key", "name", "modality", "width", "height", "source_width", "source_height")
+        place = ("volume", "slice", "slices")
         return {
-            **{name: record[name] for name in plain},
+            **{name: record[name] for name in (*plain, *place)},
             "patient": record["patient"],
-            "group": self.root.get(patients[0], patients[0]) if patients else record["key"],
+            "group": self.root.get(belong[0], belong[0]) if belong else record["key"],
             "eye": _one_eye(together),
             "device": record["device"] if record["device"] in self.devices else None,
             "visit": self._visit(record),
@@ -171,8 +173,14 @@ def _one_eye(together: Iterable[Record]) -> str:
     return eye
 
 
+def owner(record: Record) -> str | None:
+    """Who a photograph belongs to: its patient, else its file where that holds several pictures."""
+    owner: str | None = record["patient"] or (record["file"] if record.get("place") else None)
+    return owner
+
+
 def roots(sets: Iterable[list[Record]]) -> dict[str, str]:
-    """Union-find over patients that share a photograph; the smallest pseudonym names the group."""
+    """Union-find over owners that share a photograph; the smallest pseudonym names the group."""
     parent: dict[str, str] = {}
 
     def root(patient: str) -> str:
@@ -182,8 +190,8 @@ def roots(sets: Iterable[list[Record]]) -> dict[str, str]:
         return patient
 
     for group in sets:
-        patients = sorted({one["patient"] for one in group if one["patient"]})
-        for other in patients[1:]:
-            low, high = sorted((root(patients[0]), root(other)))
+        owners = sorted(set(filter(None, map(owner, group))))
+        for other in owners[1:]:
+            low, high = sorted((root(owners[0]), root(other)))
             parent[high] = low
     return {patient: root(patient) for patient in list(parent)}

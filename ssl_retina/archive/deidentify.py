@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ssl_retina import pseudonyms
 from ssl_retina.archive import attributes, devices
 from ssl_retina.archive.attributes import Attributes
+from ssl_retina.archive.picture import Place
 
 NOTHING = Attributes()
 
@@ -19,13 +20,19 @@ NOTHING = Attributes()
 class Identity:
     """De-identified facts of one photograph.
 
-    key, name, patient: pseudonyms (patient None: unknown). visit_order orders a patient's visits and is a
-    number shifted by a secret of the patient, never a date; it does not leave the work folder.
-    remarks: codes to count, such as eye_conflict.
+    key, file, name, volume, patient: pseudonyms (patient None: unknown; volume None: no slice of a volume).
+    place: which picture of the file, empty where it has one. slice, slices: the place in the volume.
+    visit_order orders a patient's visits and is a number shifted by a secret of the patient, never a date; it
+    does not leave the work folder. remarks: codes to count, such as eye_conflict.
     """
 
     key: str
+    file: str
+    place: str
     name: str
+    volume: str | None
+    slice: int | None
+    slices: int | None
     patient: str | None
     eye: str
     device: str | None
@@ -35,7 +42,7 @@ class Identity:
 
 
 def identify(
-    path: str, stated: Attributes | None, facts: Mapping[str, str], *, key: bytes, site: str
+    path: str, stated: Attributes | None, *, place: Place, facts: Mapping[str, str], key: bytes, site: str
 ) -> Identity:
     """Merge what the table states with what the file states (DICOM); the table counts first.
 
@@ -51,8 +58,13 @@ def identify(
     device = stated.device or _own_device(facts.get("device", ""))
     seen = {"eye_conflict": conflict, "device_unknown": device is None and bool(facts.get("device"))}
     return Identity(
-        key=pseudonyms.image(key, path, site),
+        key=pseudonyms.part(key, path, place.name, site),
+        file=pseudonyms.image(key, path, site),
+        place=place.name,
         name=pseudonyms.name(key, path, site),
+        volume=None if place.volume is None else pseudonyms.part(key, path, place.volume, site),
+        slice=place.slice,
+        slices=place.slices,
         patient=patient,
         eye=eye,
         device=device,

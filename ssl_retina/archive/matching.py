@@ -13,7 +13,7 @@ from ssl_retina import pseudonyms
 from ssl_retina.archive import cells, pattern
 from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.devices import Usage
-from ssl_retina.archive.scan import Found
+from ssl_retina.archive.found import Found
 from ssl_retina.archive.table import Table
 from ssl_retina.errors import InputError
 

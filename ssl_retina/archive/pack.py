@@ -91,6 +91,8 @@ def _items(
         assert key not in seen, f"key {key} twice"
         seen.add(key)
         line = {name: record.get(name, "") for name in ("key", "reason", "detail", "source")}
+        if record.get("place"):
+            line |= {"file": record["file"], "place": record["place"]}
         if number in resolution.repeated:
             line |= {"reason": REPEATED}
         if line["reason"]:

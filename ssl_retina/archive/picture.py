@@ -3,7 +3,7 @@
 In: width and height as a file's header states them. Out: nothing, or `Rejected` before a pixel is decoded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,9 +19,35 @@ Pixels = NDArray[np.uint8]
 """(height, width, 3) red, green, blue."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in its file a picture stands.
+
+    name: tells the pictures of one file apart, such as "frame 3"; empty where the file is one picture.
+    volume: None where the picture is no slice of a volume, "" for the only volume of its file, else its name
+    in the file. slice, slices: the picture's number in the volume, from 0, and how many there are.
+    """
+
+    name: str = ""
+    volume: str | None = None
+    slice: int | None = None
+    slices: int | None = None
+
+
+WHOLE = Place()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One picture of a file that is not decoded yet; `decode` raises Rejected."""
+
+    place: Place
+    decode: "Callable[[], Picture]"
+
+
 @dataclass(frozen=True)
 class Picture:
-    """One decoded source file.
+    """One decoded picture.
 
     pixels: (height, width, 3) uint8 RGB, upright, a fresh array that holds no metadata.
     modality: "fundus", "oct" or "other" where the file itself says so, else None.

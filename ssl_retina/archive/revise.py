@@ -74,17 +74,26 @@ def every(reader: Reader) -> Iterator[tuple[int, Facts]]:
         yield row, reader.facts(row)
 
 
-def regrouped(samples: Iterable[tuple[int, Facts]]) -> Changes:
-    """The samples whose group has another name now, given all samples of these groups that stay."""
+def regrouped(samples: Iterable[tuple[int, Facts]], several: Mapping[str, str]) -> Changes:
+    """The samples whose group has another name now, given all samples of these groups that stay.
+
+    several: key -> file of the pictures whose file holds several: without a patient it owns them (`dedup`).
+    """
     together = list(samples)
-    roots = dedup.roots([[{"patient": one} for one in owners(facts)] for _, facts in together])
+    sets = [[_owned(one, several) for one in (facts, *facts["aliases"])] for _, facts in together]
+    roots = dedup.roots(sets)
     changes: Changes = {}
-    for row, facts in together:
-        everyone = sorted(owners(facts))
+    for (row, facts), one_set in zip(together, sets, strict=True):
+        everyone = sorted(filter(None, map(dedup.owner, one_set)))
         group = roots.get(everyone[0], everyone[0]) if everyone else facts["key"]
         if group != facts["group"]:
             changes[row] = {**facts, "group": group}
     return changes
+
+
+def _owned(one: Facts, several: Mapping[str, str]) -> dict[str, Any]:
+    """A sample or an alias as `dedup` sees its owner."""
+    return {"patient": one["patient"], "file": several.get(one["key"]), "place": one["key"] in several}
 
 
 def rewrite(index: Index, reader: Reader, changes: Changes, folder: Path) -> Revised:

@@ -1,43 +1,41 @@
 """Walk an archive in a fixed order: every entry becomes one row, whatever it is; links are not followed.
 
-In: a folder. Out: `Found` rows, folder by folder in the byte order of the names.
+In: a folder, or a ZIP or tar file. Out: `Found` rows, folder by folder in the byte order of the names; the
+members of a container stand in its place, in its own order.
 """
 
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from ssl_retina.archive import containers
+from ssl_retina.archive.found import Found
 from ssl_retina.errors import InputError
 
+__all__ = ["Found", "scan"]
+
 FOLDER = "folder"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One entry below the source.
-
-    path: relative, with `/`; bytes that are no UTF-8 as surrogates, as `os.fsdecode` gives them.
-    size: bytes. reason: empty for a regular file, else why it cannot be read (not_regular, io).
-    modified: nanoseconds since 1970; only tells whether an interrupted run's chunk is still right.
-    """
-
-    path: str
-    size: int
-    reason: str = ""
-    modified: int = field(default=0, compare=False)
 
 
 def scan(source: Path) -> Iterator[Found]:
     """Every entry below `source` but its folders, in an order that depends on the names alone.
 
     One folder's names are held at a time. A folder that cannot be listed is one row with the reason `io`.
-    Raises InputError where the source itself is no folder that can be listed.
+    Where the source itself is a container, paths are those inside it. Raises InputError where the source is
+    no folder that can be listed and no container.
     """
+    if source.is_file() and containers.kind(source.name) not in (None, "other"):
+        status = source.stat()
+        own = Found(source.name, status.st_size, modified=status.st_mtime_ns)
+        yield from containers.members(source, own, "")
+        return
     if not source.is_dir():
         what = "is not a folder" if source.exists() else "does not exist"
-        raise InputError(f"the source {source} {what}: give the folder that holds the photographs")
+        raise InputError(
+            f"the source {source} {what}: give the folder that holds the photographs, or a .zip, .tar, "
+            ".tar.gz or .tgz file"
+        )
     if not os.access(source, os.R_OK | os.X_OK):
         raise InputError(f"the source {source} cannot be listed: its permissions do not let this user in")
     pending = [Found("", 0, FOLDER)]
@@ -45,6 +43,8 @@ def scan(source: Path) -> Iterator[Found]:
         one = pending.pop()
         if one.reason == FOLDER:
             pending.extend(reversed(_listed(source, one.path)))
+        elif not one.reason and containers.kind(one.path):
+            yield from containers.members(source / one.path, one, f"{one.path}/")
         else:
             yield one
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_retina.archive.encode import Encoding
+from ssl_retina.archive.selection import Selection
 from ssl_retina.errors import InputError
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
@@ -24,6 +25,7 @@ class Settings:
     table, columns: a CSV about the files, and which column is which (`{"patient": "Patient"}`).
     pattern: what the bare file names state, such as `{patient}_{eye}`.
     size: side of the written squares in pixels. samples_per_shard: images of one tar.
+    selection: which pictures of a file with several.
     keep_other: keep pictures that look like neither a photograph nor a scan of a retina.
     site: goes into every pseudonym; name: begins the shards' names.
     key_file, id_map: the site's key; where to write the way back, if at all. processes: None is all cores.
@@ -35,6 +37,7 @@ class Settings:
     size: int = 512
     encoding: Encoding = field(default_factory=Encoding)
     samples_per_shard: int = 2048
+    selection: Selection = field(default_factory=Selection)
     keep_other: bool = False
     site: str = ""
     name: str = "retina"
@@ -69,6 +72,9 @@ class Settings:
             "lossless": self.encoding.lossless,
             "samples_per_shard": self.samples_per_shard,
             "keep_other": self.keep_other,
+            "frames": self.selection.frames,
+            "pages": self.selection.pages,
+            "also": sorted(self.selection.also),
             "site": self.site,
             "name": self.name,
         }
@@ -82,7 +88,7 @@ def _cores() -> int:
 
 @dataclass(frozen=True)
 class Totals:
-    """What became of every file; scanned = written + rejected + duplicates.
+    """What became of every picture; scanned = written + rejected + duplicates. A file has one or more.
 
     patients: different known patients among the photographs. reasons: rejected by reason. remarks: what
     else was counted, such as eye_conflict or table_rows_without_file.

@@ -3,6 +3,7 @@
 In: a `Job`, the scan's rows and what is stated about them. Out: complete chunks in the work folder.
 """
 
+import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
@@ -10,8 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from ssl_retina.archive import process, worker
+from ssl_retina.archive.found import Found
 from ssl_retina.archive.matching import Stated
-from ssl_retina.archive.scan import Found
 from ssl_retina.archive.worker import IO, UNEXPECTED, Chunk, Job, Record
 from ssl_retina.errors import BadInputLimitError, StateError
 
@@ -35,15 +36,33 @@ def chunk_rows(count: int) -> int:
 
 
 def chunks(found: Sequence[Found], stated: Stated) -> list[Chunk]:
-    """The scan cut into chunks."""
+    """The scan cut into chunks; no chunk holds members of a tar.gz and anything else."""
     rows = chunk_rows(len(found))
-    starts = range(0, len(found), rows)
-    return [
-        Chunk(
-            number, tuple((one, stated.get(at)) for at, one in enumerate(found[start : start + rows], start))
-        )
-        for number, start in enumerate(starts)
-    ]
+    planned: list[Chunk] = []
+    start = 0
+    for _, together in itertools.groupby(found, key=_stream):
+        end = start + sum(1 for _ in together)
+        for first in range(start, end, rows):
+            numbers = range(first, min(first + rows, end))
+            chunk = Chunk(len(planned), tuple((found[at], stated.get(at)) for at in numbers))
+            planned.append(chunk)
+        start = end
+    return planned
+
+
+def _stream(found: Found) -> str | None:
+    """The container that can only be read from its beginning, None for all other rows."""
+    member = found.member
+    return member.container if member is not None and member.packing == "stream" else None
+
+
+def _tasks(wanted: Sequence[Chunk]) -> list[Sequence[Chunk]]:
+    """Chunks that one worker makes in turn: those of one tar.gz, any other chunk alone."""
+    tasks: list[Sequence[Chunk]] = []
+    for name, together in itertools.groupby(wanted, key=lambda chunk: _stream(chunk.rows[0][0])):
+        one = tuple(together)
+        tasks.extend([one] if name is not None else [(chunk,) for chunk in one])
+    return tasks
 
 
 def missing(job: Job, planned: Sequence[Chunk]) -> list[Chunk]:
@@ -68,14 +87,14 @@ def run(job: Job, wanted: Sequence[Chunk], *, processes: int, progress: Progress
     """
     limit = Limit()
     with process.pool(min(processes, len(wanted))) as executor:
-        futures = {executor.submit(worker.process_chunk, job, chunk): chunk for chunk in wanted}
+        futures = {executor.submit(worker.process_chunks, job, task): task for task in _tasks(wanted)}
         ordered = deque(futures)
         try:
             for future in as_completed(futures):
-                future.result()
-                progress(len(futures[future].rows))
+                progress(sum(map(len, future.result())))
                 while ordered and ordered[0].done():
-                    limit.count(ordered.popleft().result())
+                    for reasons in ordered.popleft().result():
+                        limit.count(reasons)
         except BrokenProcessPool:
             raise StateError(
                 "a worker process was ended from outside (most often: out of memory). Run the same command "

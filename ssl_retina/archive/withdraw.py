@@ -140,12 +140,14 @@ def _taken_out(index: Index, reader: Reader, who: _Patient) -> dict[str, Any]:
         )
     groups = {shards.group_number(facts["group"]) for facts in gone.values()}
     mates = [row for row in range(len(reader)) if int(reader.positions[row]["group"]) in groups]
-    changes = revise.regrouped((row, reader.facts(row)) for row in mates if row not in gone)
+    staying = ((row, reader.facts(row)) for row in mates if row not in gone)
+    several = _files_of_several(index.folder / shards.LEDGER_NAME)
+    changes = revise.regrouped(staying, several)
     answer = _answer(index, gone, changes) | {"mark": who.mark}
     changes |= dict.fromkeys(gone)
     folder = exchange.begin(index.folder)
     revised = revise.rewrite(index, reader, changes, folder)
-    counted = _write_ledger(index.folder, folder, {facts["key"] for facts in gone.values()})
+    counted = _write_ledger(index.folder, folder, {facts["key"] for facts in gone.values()}, several)
     answer |= {"files": counted[0] + counted[1]}
     answer |= {"rewritten": len(revised.rewritten), "removed": len(revised.removed)}
     totals = _totals(index, counted, holdings, len(index.shards) - len(revised.removed))
@@ -153,6 +155,11 @@ def _taken_out(index: Index, reader: Reader, who: _Patient) -> dict[str, Any]:
     answer |= {"digest": new.digest}
     exchange.commit(index.folder, [*revised.removed, *DERIVED], answer)
     return answer
+
+
+def _files_of_several(ledger: Path) -> dict[str, str]:
+    """Key -> file of every picture that is not the only one of its file."""
+    return {line["key"]: line["file"] for line in manifest.lines(ledger) if "file" in line}
 
 
 def _answer(
@@ -169,8 +176,12 @@ def _answer(
     }
 
 
-def _write_ledger(out: Path, folder: Path, keys: set[str]) -> tuple[int, int]:
-    """The ledger with the patient's files as `withdrawn`: only their keys stay. Gives samples, duplicates."""
+def _write_ledger(out: Path, folder: Path, keys: set[str], several: Mapping[str, str]) -> tuple[int, int]:
+    """The ledger with the patient's files as `withdrawn`: only their keys stay. Gives samples, duplicates.
+
+    A slice of theirs that was rejected keeps its reason and nothing else.
+    """
+    volumes = {several[key] for key in keys if key in several}
     samples = duplicates = 0
     with (
         files.whole(folder / shards.LEDGER_NAME) as temporary,
@@ -182,8 +193,14 @@ def _write_ledger(out: Path, folder: Path, keys: set[str]) -> tuple[int, int]:
                 duplicates += line["outcome"] == pack.DUPLICATE
                 line = {"key": line["key"], "detail": "", "source": ""}
                 line |= {"outcome": pack.REJECTED, "reason": WITHDRAWN}
+            elif line.get("file") in volumes:
+                line = {**dict.fromkeys(("detail", "source"), ""), **_kept(line)}
             stream.write(json.dumps(line, sort_keys=True) + "\n")
     return samples, duplicates
+
+
+def _kept(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: line[name] for name in ("key", "outcome", "reason")}
 
 
 def _totals(index: Index, counted: tuple[int, int], holdings: revise.Holdings, number: int) -> Totals:

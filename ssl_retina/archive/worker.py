@@ -5,23 +5,27 @@ both whole; they hold pseudonyms and no word of the source.
 """
 
 import errno
+import functools
 import hashlib
 import hmac
 import json
 import time
 import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from ssl_retina import files, pseudonyms
-from ssl_retina.archive import clean, deidentify, fingerprint, readers
+from ssl_retina.archive import clean, containers, deidentify, fingerprint, readers
 from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.encode import Encoding, encode
-from ssl_retina.archive.picture import Picture
+from ssl_retina.archive.found import Found
+from ssl_retina.archive.picture import WHOLE, Part, Place
 from ssl_retina.archive.rejection import Rejected
-from ssl_retina.archive.scan import Found
+from ssl_retina.archive.selection import EVERYTHING, Selection
 
 IO = "io"
 UNEXPECTED = "unexpected"
@@ -42,6 +46,7 @@ class Job:
     size: int
     encoding: Encoding
     keep_other: bool = False
+    selection: Selection = EVERYTHING
 
 
 @dataclass(frozen=True)
@@ -79,38 +84,94 @@ def read_records(work: Path, number: int, made_from: str | None = None) -> list[
     except (FileNotFoundError, ValueError, KeyError):
         return None
     records: list[Record] = content["records"]
+    assert min(content["pictures"]) >= 1, "a file without a record"
+    assert sum(content["pictures"]) == len(records), "a record without a file"
     return records
 
 
-def process_chunk(job: Job, chunk: Chunk) -> list[str]:
-    """Make one chunk; give the reason of each row, empty where it became an image."""
+def process_chunks(job: Job, chunks: Sequence[Chunk]) -> list[list[str]]:
+    """Make chunks one after another; those of a tar.gz share its stream, which is unpacked once."""
+    with closing(containers.Reader(job.source)) as reader:
+        return [process_chunk(job, chunk, reader) for chunk in chunks]
+
+
+def process_chunk(job: Job, chunk: Chunk, reader: containers.Reader) -> list[str]:
+    """Make one chunk; give the reason of each row, empty where a picture of it did not fail by our doing."""
     images = images_path(job.work, chunk.number)
     with files.whole(images) as temporary, temporary.open("wb") as stream:
-        records = [_record(job, found, stated, stream) for found, stated in chunk.rows]
-    content = {"bytes": images.stat().st_size, "made_from": identity(job, chunk), "records": records}
+        made = [_records(job, source, stream) for source in _opened(job, chunk, reader)]
+    content = {
+        "bytes": images.stat().st_size,
+        "made_from": identity(job, chunk),
+        "pictures": [len(records) for records in made],
+        "records": [record for records in made for record in records],
+    }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     files.write_bytes(records_path(job.work, chunk.number), text.encode())
-    return [record.get("reason", "") for record in records]
+    return [_reason(records) for records in made]
 
 
-def _record(job: Job, found: Found, stated: Attributes | None, stream: BinaryIO) -> Record:
-    source = "" if found.reason else fingerprint.of_file(job.key, job.source / found.path)
+def _reason(records: list[Record]) -> str:
+    """The reason of a file: one bad slice among good ones says nothing about the storage."""
+    reasons = [record.get("reason", "") for record in records]
+    return reasons[0] if len(set(reasons)) == 1 else ""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One row of a chunk, and how its bytes are read."""
+
+    found: Found
+    stated: Attributes | None
+    content: Callable[[], bytes]
+
+
+def _opened(job: Job, chunk: Chunk, reader: containers.Reader) -> Iterator[_Source]:
+    for found, stated in chunk.rows:
+        yield _Source(found, stated, functools.partial(_content, job, found, reader))
+
+
+def _records(job: Job, source: _Source, stream: BinaryIO) -> list[Record]:
+    """The records of one file, one for each of its pictures; each with a digest of the file."""
+    digest = ""
     try:
         with _Unforeseen():
-            record, image = _photograph(job, found, stated)
+            if source.found.reason:
+                raise Rejected(source.found.reason)
+            content = source.content()
+            digest = fingerprint.of_bytes(job.key, content)
+            parts = _parts(job, source.found, content)
     except Rejected as refusal:
-        key = pseudonyms.image(job.key, found.path, job.site)
-        return {"key": key, "reason": refusal.reason, "detail": refusal.detail, "source": source}
-    place = {"source": source, "offset": stream.tell(), "bytes": len(image), "crc": zlib.crc32(image)}
+        made = [_refused(job, source.found, WHOLE, refusal)]
+    else:
+        made = [_record(job, source, part, stream) for part in parts]
+    return [record | {"source": digest} for record in made]
+
+
+def _refused(job: Job, found: Found, place: Place, refusal: Rejected) -> Record:
+    return {
+        "key": pseudonyms.part(job.key, found.path, place.name, job.site),
+        "file": pseudonyms.image(job.key, found.path, job.site),
+        "place": place.name,
+        "reason": refusal.reason,
+        "detail": refusal.detail,
+    }
+
+
+def _record(job: Job, source: _Source, part: Part, stream: BinaryIO) -> Record:
+    try:
+        with _Unforeseen():
+            record, image = _photograph(job, source.found, source.stated, part)
+    except Rejected as refusal:
+        return _refused(job, source.found, part.place, refusal)
+    place = {"offset": stream.tell(), "bytes": len(image), "crc": zlib.crc32(image)}
     stream.write(image)
     return record | place
 
 
-def _photograph(job: Job, found: Found, stated: Attributes | None) -> tuple[Record, bytes]:
-    """One file as its record and its encoded image. Raises Rejected."""
-    if found.reason:
-        raise Rejected(found.reason)
-    picture = _read(job.source / found.path)
+def _photograph(job: Job, found: Found, stated: Attributes | None, part: Part) -> tuple[Record, bytes]:
+    """One picture as its record and its encoded image. Raises Rejected."""
+    picture = part.decode()
     modality = picture.modality or (stated.modality if stated else None)
     cleaned = clean.clean(picture.pixels, modality, job.size)
     if modality is None and cleaned.modality == "other" and not job.keep_other:
@@ -118,7 +179,9 @@ def _photograph(job: Job, found: Found, stated: Attributes | None) -> tuple[Reco
     suffix, image = encode(cleaned.pixels, job.encoding)
     height, width = cleaned.pixels.shape[:2]
     ellipse = cleaned.field_of_view
-    identity = deidentify.identify(found.path, stated, picture.facts, key=job.key, site=job.site)
+    identity = deidentify.identify(
+        found.path, stated, place=part.place, facts=picture.facts, key=job.key, site=job.site
+    )
     record = asdict(identity) | {
         "modality": cleaned.modality,
         "width": width,
@@ -133,16 +196,26 @@ def _photograph(job: Job, found: Found, stated: Attributes | None) -> tuple[Reco
     return record, image
 
 
-def _read(path: Path) -> Picture:
-    """Read a file; a mount that stumbles is asked again."""
-    for pause in PAUSES:
+def _parts(job: Job, found: Found, content: bytes) -> Sequence[Part]:
+    """The pictures of a file. Raises Rejected."""
+    parts = readers.parts(content, found.path, job.selection)
+    if not parts:
+        raise Rejected("no_picture")
+    return parts
+
+
+def _content(job: Job, found: Found, reader: containers.Reader) -> bytes:
+    """Read a file or a container's member; a mount that stumbles is asked again."""
+    for pause in (*PAUSES, None):
         try:
-            return readers.read(path)
+            if found.member is not None:
+                return reader.content(found, found.member)
+            return readers.content(job.source / found.path)
         except Rejected as refusal:
-            if refusal.reason != IO:
+            if refusal.reason != IO or pause is None:
                 raise
         time.sleep(pause)
-    return readers.read(path)
+    raise AssertionError
 
 
 class _Unforeseen:
@@ -165,6 +238,7 @@ class _Unforeseen:
         raise Rejected(UNEXPECTED, type(error).__name__) from None
 
 
-def raw_patient(path: Path) -> str:
-    """The patient id that a DICOM file states, for the id map alone."""
-    return readers.read(path).facts["patient"]
+def raw_patient(job: Job, found: Found) -> str:
+    """The patient id that a file itself states, for the id map alone."""
+    with closing(containers.Reader(job.source)) as reader:
+        return readers.patient(_content(job, found, reader), found.path)

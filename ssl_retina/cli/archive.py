@@ -41,6 +41,11 @@ REMARKS = {
 }
 
 HINTS = {
+    "sop_class": " (not ophthalmic; --also vl,sc reads photographs and captures)",
+    "pages": " (--pages first or all takes them)",
+    "not_selected": " (left out by --frames or --pages)",
+    "no_reader:container": " (only .zip, .tar, .tar.gz and .tgz are read: unpack them)",
+    "nested_container": " (containers inside containers are not read: unpack the outer one)",
     "not_retinal": " (no fundus photograph and no OCT; declare them in the table, or --keep-other)",
 }
 
@@ -52,6 +57,14 @@ class Chroma(StrEnum):
     FULL = "444"
 
 
+class Pages(StrEnum):
+    """What to do with several pages."""
+
+    REFUSE = "refuse"
+    FIRST = "first"
+    ALL = "all"
+
+
 def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
     app.command("shard", epilog=EPILOG)(shard)
@@ -60,7 +73,9 @@ def register(app: typer.Typer) -> None:
 
 
 def shard(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder with the raw files.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Folder, .zip, .tar, .tar.gz or .tgz with the raw files.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for shards, index and ledger.")],
     table: Annotated[
         Path | None, typer.Option(help="CSV about the files; label columns are never taken.")
@@ -80,6 +95,16 @@ def shard(
     keep_other: Annotated[
         bool, typer.Option("--keep-other", help="Keep pictures that look like no retina (letters, screens).")
     ] = False,
+    frames: Annotated[
+        str, typer.Option(help="B-scans taken of an OCT volume: all, every-N or central-N.")
+    ] = "all",
+    pages: Annotated[
+        Pages, typer.Option(help="What to do with a TIFF or GIF of several pages.")
+    ] = Pages.REFUSE,
+    also: Annotated[
+        str,
+        typer.Option(help="DICOM kinds that are read only when asked for: vl (photographs), sc (captures)."),
+    ] = "",
     site: Annotated[str, typer.Option(help="Name of the site: goes into every pseudonym.")] = "",
     key_file: Annotated[
         Path | None, typer.Option(help="The site's key; default: the user's own, made on first use.")
@@ -102,6 +127,7 @@ def shard(
     """Turn an archive into de-identified WebDataset shards; a second start continues a killed one."""
     from ssl_retina.archive import build, slices
     from ssl_retina.archive.encode import Encoding
+    from ssl_retina.archive.selection import Selection
     from ssl_retina.archive.table import parse_map
     from ssl_retina.errors import InputError, InterruptedRunError
 
@@ -115,6 +141,7 @@ def shard(
         encoding=Encoding(quality, chroma.value, lossless),
         samples_per_shard=samples_per_shard,
         keep_other=keep_other,
+        selection=Selection(frames, pages.value, tuple(filter(None, also.split(",")))),
         site=site,
         name=name,
         key_file=key_file,
@@ -176,7 +203,7 @@ def _summary(totals: "Totals", out: Path) -> None:
     console.note(f"{shown}; {totals.patients:,} patients; shards: {totals.shards:,} in {out}")
     for reason, count in sorted(totals.reasons.items(), key=lambda pair: (-pair[1], pair[0])):
         console.note(f"  rejected {count:,}: {reason}{HINTS.get(reason, '')}")
-    if 2 * counts["rejected"] > counts["scanned"]:
+    if 2 * (counts["rejected"] - totals.reasons.get("not_selected", 0)) > counts["scanned"]:
         console.note("WARNING: more than half of the files were rejected: is this the right folder?")
     for remark, count in sorted(totals.remarks.items()):
         console.note(f"  {count:,} {REMARKS.get(remark, remark)}")

@@ -65,12 +65,12 @@ def lines(ledger: Path) -> Iterator[dict[str, Any]]:
 
 
 def sources(ledger: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many files were scanned, and one digest over the keyed digests of their bytes."""
+    """How many ledger lines there are, and one digest over the keyed digests of their files' bytes."""
     digest, count = hashlib.sha256(), 0
     for line in ledger:
         digest.update(f"{line['key']} {line.get('source', '')}\n".encode())
         count += 1
-    return {"files": count, "digest": digest.hexdigest()}
+    return {"lines": count, "digest": digest.hexdigest()}
 
 
 def verify(index: Index, *, hashes: bool) -> list[str]:
@@ -113,7 +113,7 @@ def _wrong_ledger(index: Index, content: Mapping[str, Any]) -> Iterator[str]:
         return
     counts: Counter[str] = Counter()
     if sources(_counted(lines(ledger), counts)) != {
-        name: content["sources"][name] for name in ("files", "digest")
+        name: content["sources"][name] for name in ("lines", "digest")
     }:
         yield f"{ledger.name} tells of other source files than {shards.MANIFEST_NAME}"
     totals = index.facts.get("totals", {})

@@ -20,6 +20,7 @@ from ssl_retina.errors import BadInputLimitError, InputError, StateError
 FIELDS = {
     *("key", "name", "patient", "group", "eye", "modality", "device", "visit", "split", "width", "height"),
     *("source_width", "source_height", "field_of_view", "aliases", "pixels_sha256"),
+    *("volume", "slice", "slices"),
 }
 
 
@@ -293,8 +294,8 @@ def test_workers_import_neither_torch_nor_webdataset(tmp_path: Path) -> None:
     save(source / "a.jpg", 1)
     job = worker.Job(source, tmp_path, factory.KEY, "", 64, Encoding())
     with process.pool(1) as executor:
-        reasons = executor.submit(worker.process_chunk, job, worker.Chunk(0, ((Found("a.jpg", 1), None),)))
-        assert reasons.result() == [""]
+        chunks = [worker.Chunk(0, ((Found("a.jpg", 1), None),))]
+        assert executor.submit(worker.process_chunks, job, chunks).result() == [[""]]
         loaded = executor.submit(eval, "sorted(__import__('sys').modules)").result()
     assert "ssl_retina.archive.worker" in loaded
     assert not {"torch", "webdataset", "torchvision", "timm"} & set(loaded)
@@ -335,11 +336,11 @@ def test_f100_an_unforeseen_exception_names_only_pseudonym_and_type(
     def fail(path: Path) -> None:
         raise {"a": KeyError, "b": RecursionError, "c": OSError}[path.stem](5, f"DOE^JOHN in {path}")
 
-    monkeypatch.setattr(worker.readers, "read", fail)
+    monkeypatch.setattr(worker.readers, "content", fail)
     monkeypatch.setattr(worker, "PAUSES", ())
     job = worker.Job(tmp_path, tmp_path, factory.KEY, "", 64, Encoding())
     rows = tuple((Found(f"DOE/{name}.jpg", 1), None) for name in "abc")
-    assert worker.process_chunk(job, worker.Chunk(0, rows)) == ["unexpected", "unexpected", "io"]
+    assert worker.process_chunks(job, [worker.Chunk(0, rows)]) == [["unexpected", "unexpected", "io"]]
     text = worker.records_path(tmp_path, 0).read_text()
     assert "DOE" not in text
     records = worker.read_records(tmp_path, 0) or []
@@ -351,10 +352,10 @@ def test_a_lack_of_memory_is_no_property_of_a_file(tmp_path: Path, monkeypatch: 
     def fail(path: Path) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(worker.readers, "read", fail)
+    monkeypatch.setattr(worker.readers, "content", fail)
     job = worker.Job(tmp_path, tmp_path, factory.KEY, "", 64, Encoding())
     with pytest.raises(MemoryError):
-        worker.process_chunk(job, worker.Chunk(0, ((Found("a.jpg", 1), None),)))
+        worker.process_chunks(job, [worker.Chunk(0, ((Found("a.jpg", 1), None),))])
 
 
 def test_a_full_disk_is_a_sentence_and_the_run_continues(

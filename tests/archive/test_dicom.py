@@ -6,82 +6,15 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from dicom_objects import HEIGHT, OPT, WIDTH, colours, dataset, encapsulated, file, grey, jpeg
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
+from pydicom.dataset import FileDataset
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from ssl_retina.archive import readers
 from ssl_retina.archive.readers import dicom
 from ssl_retina.archive.rejection import Rejected
-
-OP8 = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
-OP16 = "1.2.840.10008.5.1.4.1.1.77.1.5.2"
-OPT = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
-HEIGHT, WIDTH = 40, 48
-
-
-def colours() -> np.ndarray:
-    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
-    return np.stack([rows * 5, columns * 4, np.full_like(rows, 90)], axis=2).astype(np.uint8)
-
-
-def dataset(sop_class: str = OP8, syntax: str = ExplicitVRLittleEndian, **changes: object) -> FileDataset:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(sop_class)
-    meta.MediaStorageSOPInstanceUID = UID("1.2.3.4")
-    meta.TransferSyntaxUID = UID(syntax)
-    made = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    made.SOPClassUID, made.SOPInstanceUID = sop_class, "1.2.3.4"
-    made.PatientName, made.PatientID = "Meier^Eva", "4711"
-    made.StudyDate, made.ManufacturerModelName, made.ImageLaterality = "20190203", "Kamera X", "R"
-    made.Rows, made.Columns, made.SamplesPerPixel = HEIGHT, WIDTH, 3
-    made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 8, 8, 7, 0
-    made.PhotometricInterpretation, made.PlanarConfiguration = "RGB", 0
-    made.PixelData = colours().tobytes()
-    for name, value in changes.items():
-        if value is None:
-            delattr(made, name)
-        else:
-            setattr(made, name, value)
-    return made
-
-
-def grey(values: np.ndarray, bits: int, **changes: object) -> FileDataset:
-    allocated = 16 if bits > 8 else 8
-    settings: dict[str, object] = {
-        "SamplesPerPixel": 1,
-        "PlanarConfiguration": None,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "BitsAllocated": allocated,
-        "BitsStored": bits,
-        "HighBit": bits - 1,
-        "PixelData": values.astype(np.uint16 if allocated == 16 else np.uint8).tobytes(),
-    }
-    return dataset(OP16 if bits > 8 else OP8, **(settings | changes))
-
-
-def encapsulated(
-    frame: bytes, syntax: str, photometric: str = "YBR_FULL_422", **changes: object
-) -> FileDataset:
-    made = dataset(
-        syntax=syntax, PhotometricInterpretation=photometric, PixelData=encapsulate([frame]), **changes
-    )
-    made["PixelData"].VR = "OB"
-    made["PixelData"].is_undefined_length = True
-    return made
-
-
-def jpeg(**settings: object) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(colours()).save(stream, "JPEG", quality=95, subsampling=0, **settings)
-    return stream.getvalue()
-
-
-def file(made: FileDataset) -> bytes:
-    stream = io.BytesIO()
-    pydicom.dcmwrite(stream, made)
-    return stream.getvalue()
+from ssl_retina.archive.selection import Selection
 
 
 def read(made: FileDataset) -> readers.Picture:
@@ -128,10 +61,24 @@ def test_an_id_with_a_backslash_is_the_text_that_was_written() -> None:
     assert read(dataset(PatientID="DOE\\JOHN")).facts["patient"] == "DOE\\JOHN"
 
 
-def test_f21_without_its_mark_a_file_is_no_dicom(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [132, "no meta header"])
+def test_f21_without_its_mark_a_file_is_dicom_by_suffix_and_tags(tmp_path: Path, start: object) -> None:
+    content = file(dataset())
+    begin = start if isinstance(start, int) else content.index(b"\x08\x00\x16\x00UI")
     path = tmp_path / "a.dcm"
-    path.write_bytes(file(dataset())[132:])
+    path.write_bytes(content[begin:])
+    assert np.array_equal(readers.read(path).pixels, colours())
+    other = tmp_path / "a.bin"
+    other.write_bytes(content[begin:])
     with pytest.raises(Rejected, match="not_an_image"):
+        readers.read(other)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(5000), b"<html>", np.random.default_rng(3).bytes(9000)])
+def test_f22_a_suffix_alone_is_no_dicom(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(content)
+    with pytest.raises(Rejected, match="not_dicom"):
         readers.read(path)
 
 
@@ -159,7 +106,8 @@ def test_f24_f25_rows_that_lie() -> None:
 
 
 def test_f26_sizes_are_refused_by_arithmetic() -> None:
-    assert reason(dataset(NumberOfFrames=100_000)) == "pages"
+    assert reason(dataset(NumberOfFrames=100_000)) == "too_large"
+    assert reason(dataset(NumberOfFrames=3)) == "bad_geometry"
     assert reason(dataset(Rows=65535, Columns=65535)) == "too_large"
     assert reason(dataset(Rows=8)) == "too_small"
 
@@ -209,6 +157,29 @@ def test_f32_monochrome1_is_inverted() -> None:
 def test_f32_planar_configuration_1() -> None:
     planes = np.moveaxis(colours(), 2, 0).tobytes()
     assert np.array_equal(read(dataset(PlanarConfiguration=1, PixelData=planes)).pixels, colours())
+
+
+def test_f32_ybr_full_422_native() -> None:
+    """Two neighbours share their colour: Y0 Y1 Cb Cr."""
+    flat = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    flat[:, : WIDTH // 2], flat[:, WIDTH // 2 :] = (200, 60, 30), (20, 140, 90)
+    ybr = np.asarray(Image.fromarray(flat).convert("YCbCr"))
+    packed = np.stack([ybr[:, ::2, 0], ybr[:, 1::2, 0], ybr[:, ::2, 1], ybr[:, ::2, 2]], axis=2)
+    picture = read(dataset(PhotometricInterpretation="YBR_FULL_422", PixelData=packed.tobytes()))
+    assert np.abs(picture.pixels.astype(int) - flat).max() <= 3
+
+
+def test_f32_monochrome1_of_sixteen_bits() -> None:
+    values = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) * 4095 // (HEIGHT * WIDTH - 1)
+    picture = read(grey(values, 12, PhotometricInterpretation="MONOCHROME1"))
+    assert np.abs(picture.pixels[..., 0] - (255 - values / 4095 * 255)).max() <= 1
+
+
+def test_f29_a_compressed_frame_that_claims_another_size_is_not_decoded() -> None:
+    stream = io.BytesIO()
+    Image.new("L", (4000, 3000)).save(stream, "JPEG2000", irreversible=False, no_jp2=True)
+    made = encapsulated(stream.getvalue(), JPEG2000Lossless, "RGB")
+    assert reason(made) == "bad_geometry"
 
 
 def test_f32_ybr_full_native() -> None:
@@ -289,6 +260,46 @@ def test_f33_other_sop_classes() -> None:
         assert (caught.value.reason, caught.value.detail) == ("sop_class", uid)
     assert reason(dataset("9.9.9")) == "sop_class"
     assert reason(dataset(OPT, Modality="OP")) == "sop_class"
+
+
+@pytest.mark.parametrize("number", [5, 6])
+def test_wide_field_photographs_are_read(number: int) -> None:
+    assert read(dataset(f"1.2.840.10008.5.1.4.1.1.77.1.5.{number}", Modality="OP")).modality == "fundus"
+    assert read(dataset("1.2.840.10008.5.1.4.1.1.77.1.5.7", Modality="OPTENF")).modality == "other"
+
+
+@pytest.mark.parametrize(("uid", "kind"), [("77.1.4", "vl"), ("7", "sc"), ("7.4", "sc")])
+def test_f33_photographs_and_captures_of_anything_are_read_only_when_asked_for(uid: str, kind: str) -> None:
+    content = file(dataset(f"1.2.840.10008.5.1.4.1.1.{uid}", Modality="OT"))
+    for also in ((), tuple({"vl", "sc"} - {kind})):
+        with pytest.raises(Rejected, match="sop_class"):
+            dicom.parts(content, Selection(also=also))
+    picture = dicom.parts(content, Selection(also=(kind,)))[0].decode()
+    assert picture.modality is None  # its pixels must say what it is
+    assert np.array_equal(picture.pixels, colours())
+
+
+def test_f35_a_dicomdir_is_a_reason_of_its_own_and_names_no_file() -> None:
+    record = pydicom.Dataset()
+    with pydicom.config.disable_value_validation():
+        record.ReferencedFileID = ["..", "..", "Meier"]
+    directory = dataset("1.2.840.10008.1.3.10", DirectoryRecordSequence=[record])
+    for name in ("PixelData", "Rows", "Columns", "SOPClassUID"):
+        delattr(directory, name)
+    with pydicom.config.disable_value_validation():
+        content = file(directory)
+    assert reason(content) == "dicomdir"
+
+
+def test_f30_sequences_nested_five_thousand_deep() -> None:
+    content = file(dataset(PixelData=None, Rows=None))
+    opened = bytes.fromhex("08001511") + b"SQ\0\0\xff\xff\xff\xff" + bytes.fromhex("feff00e0ffffffff")
+    assert reason(content + opened * 5000) in ("malformed", "truncated")
+
+
+def test_f34_what_stands_in_the_preamble_is_never_looked_at() -> None:
+    content = b"MZ" + bytes(range(126)) + file(dataset())[128:]
+    assert np.array_equal(dicom.read(content).pixels, colours())
 
 
 def test_f39_burned_in_text() -> None:

@@ -1,33 +1,51 @@
-"""A file of an archive -> `Picture`, whatever its name says: the kind is told by the content.
+"""A file of an archive -> its pictures, whatever its name says: the kind is told by the content.
 
-In: a path. Out: decoded pixels with what the file itself states, or `Rejected` with a reason.
+In: bytes. Out: parts, each of which decodes to pixels with what the file itself states, or `Rejected`.
 """
 
 import stat
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
-from ssl_retina.archive.picture import Picture
+from ssl_retina.archive.picture import Part, Picture
 from ssl_retina.archive.readers import dicom, images
 from ssl_retina.archive.rejection import Rejected
+from ssl_retina.archive.selection import EVERYTHING, Selection
 
-__all__ = ["Picture", "Rejected", "read"]
+__all__ = ["Picture", "Rejected", "content", "parts", "patient", "read"]
 
 FILE_LIMIT = 1024**3
 
 
-def read(path: Path) -> Picture:
-    """Decode one photograph: JPEG, PNG, TIFF, BMP, PPM, GIF of one picture, or single-frame DICOM.
+def parts(content: bytes, name: str, selection: Selection = EVERYTHING) -> Sequence[Part]:
+    """The pictures of a file, one or more, none decoded yet.
 
-    Raises Rejected, and nothing else for any content of the file. Reads one file at a time per process.
+    content: JPEG, PNG, TIFF, BMP, PPM, GIF or DICOM. name: its suffix counts only where the content does not
+    tell the kind. Raises Rejected for a file of which no picture can be read, and nothing else.
     """
-    content = _content(path)
-    if dicom.recognised(content):
-        return dicom.read(content)
-    return images.read(content)
+    suffix = PurePosixPath(name).suffix.casefold()
+    if dicom.recognised(content, suffix):
+        return dicom.parts(content, selection)
+    return images.parts(content, selection)
 
 
-def _content(path: Path) -> bytes:
-    """The file's bytes; never waits on a pipe or a device."""
+def read(path: Path) -> Picture:
+    """The first picture of a file on disk. Raises Rejected."""
+    return parts(content(path), path.name)[0].decode()
+
+
+def patient(content: bytes, name: str) -> str:
+    """The patient id that a file states, for the id map alone; empty where it states none."""
+    for part in parts(content, name):
+        try:
+            return part.decode().facts.get("patient", "")
+        except Rejected:
+            continue
+    return ""
+
+
+def content(path: Path) -> bytes:
+    """A file's bytes; never waits on a pipe or a device. Raises Rejected: not_regular, too_large, io."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):

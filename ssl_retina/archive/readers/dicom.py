@@ -1,254 +1,197 @@
-"""Single-frame DICOM photographs and B-scans -> 8-bit RGB pixels and a few raw facts (patient, eye, device).
+"""DICOM photographs and OCT volumes -> one part a frame, and a few raw facts (patient, eye, device, visit).
 
-In: a file's bytes. Out: `Picture`, or `Rejected`. Every claim of the header is checked against the data
-before anything is allocated. Nothing but the allow-listed attributes is looked at; nothing is written.
+In: a file's bytes. Out: parts, or `Rejected`. Nothing but the allow-listed attributes is looked at; nothing
+is written, and no file that a DICOMDIR names is followed. The pixels are `dicom_pixels`'s.
 """
 
+import contextlib
+import functools
 import re
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 
-import numpy as np
 import pydicom
-from numpy.typing import NDArray
-from pydicom import config, encaps, pixels
+from pydicom import config
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.multival import MultiValue
 
-from ssl_retina.archive.picture import Picture, Pixels, check_size
-from ssl_retina.archive.readers import images
+from ssl_retina.archive.picture import Part, Picture, Place
+from ssl_retina.archive.readers import dicom_pixels, images
+from ssl_retina.archive.readers.dicom_pixels import integer, raw_text
 from ssl_retina.archive.rejection import Rejected
+from ssl_retina.archive.selection import EVERYTHING, Selection
 
+ROOT = "1.2.840.10008.5.1.4.1.1."
 CLASSES: Mapping[str, tuple[str, str]] = {
-    "1.2.840.10008.5.1.4.1.1.77.1.5.1": ("OP", "fundus"),  # Ophthalmic Photography 8 Bit
-    "1.2.840.10008.5.1.4.1.1.77.1.5.2": ("OP", "fundus"),  # Ophthalmic Photography 16 Bit
-    "1.2.840.10008.5.1.4.1.1.77.1.5.4": ("OPT", "oct"),  # Ophthalmic Tomography
+    f"{ROOT}77.1.5.1": ("OP", "fundus"),  # Ophthalmic Photography 8 Bit
+    f"{ROOT}77.1.5.2": ("OP", "fundus"),  # Ophthalmic Photography 16 Bit
+    f"{ROOT}77.1.5.4": ("OPT", "oct"),  # Ophthalmic Tomography
+    f"{ROOT}77.1.5.5": ("OP", "fundus"),  # Wide Field Ophthalmic Photography Stereographic Projection
+    f"{ROOT}77.1.5.6": ("OP", "fundus"),  # Wide Field Ophthalmic Photography 3D Coordinates
+    f"{ROOT}77.1.5.7": ("OPTENF", "other"),  # Ophthalmic OCT En Face
 }
 """SOP classes that are read, with the Modality they must carry and what they hold."""
 
-DEFLATED = b"1.2.840.10008.1.2.1.99"
-JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
-MARKED = "1.2.840.10008.1.2.4."
-"""Transfer syntaxes of the JPEG families: each frame ends with the same end-of-image marker."""
+ON_REQUEST: Mapping[str, str] = {
+    f"{ROOT}77.1.4": "vl",  # VL Photographic
+    f"{ROOT}7": "sc",  # Secondary Capture
+    f"{ROOT}7.2": "sc",  # Multi-frame Grayscale Byte Secondary Capture
+    f"{ROOT}7.3": "sc",  # Multi-frame Grayscale Word Secondary Capture
+    f"{ROOT}7.4": "sc",  # Multi-frame True Color Secondary Capture
+}
+"""SOP classes that may hold anything: read where `Selection.also` names them, judged by their pixels."""
 
+DICOMDIR = "1.2.840.10008.1.3.10"
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+SUFFIXES = (".dcm", ".dicom")
+FRAME_LIMIT = 4096
 MALFORMED = (*images.MALFORMED, InvalidDicomError, BytesLengthException)
 
 
-@dataclass(frozen=True)
-class _Geometry:
-    """The checked numbers of a header."""
-
-    rows: int
-    columns: int
-    samples: int
-    bits_allocated: int
-    bits_stored: int
-    signed: bool
-    photometric: str
-    syntax: str
-
-    @property
-    def native_bytes(self) -> int:
-        samples = 2 if self.photometric == "YBR_FULL_422" else self.samples
-        return self.rows * self.columns * samples * self.bits_allocated // 8
+def recognised(content: bytes, suffix: str = "") -> bool:
+    """Whether the bytes are a DICOM file: the mark after the preamble, or the suffix of a file without it."""
+    return _marked(content) or (suffix in SUFFIXES and images.kind(content) is None)
 
 
-def recognised(content: bytes) -> bool:
-    """Whether the bytes are a DICOM file: the mark after the preamble."""
+def _marked(content: bytes) -> bool:
     return content[128:132] == b"DICM"
 
 
 def read(content: bytes) -> Picture:
-    """Decode an Ophthalmic Photography or Ophthalmic Tomography object of one frame.
+    """Decode the first frame. Raises Rejected as `parts` and its parts."""
+    return parts(content)[0].decode()
 
-    Raises Rejected: sop_class, missing_attr, pages, too_large, aspect, too_small, burned_in, truncated,
-    bad_geometry, bit_depth, colour, no_decoder:<transfer syntax>, malformed.
+
+def parts(content: bytes, selection: Selection = EVERYTHING) -> Sequence[Part]:
+    """The frames of an ophthalmic object; those of a tomography are the slices of one volume.
+
+    Raises Rejected: dicomdir, not_dicom, sop_class, missing_attr, too_large, aspect, too_small, burned_in,
+    bad_geometry, bit_depth, malformed; its parts too: truncated, colour, no_decoder:<transfer syntax>,
+    not_selected.
     """
     if DEFLATED in content[:4096]:
         raise Rejected("no_decoder:1.2.840.10008.1.2.1.99", "deflated files can hide any size")
+    with _reading():
+        dataset = _dataset(content)
+        holds = _holds(dataset, selection)
+        if raw_text(dataset, "BurnedInAnnotation").upper() not in ("", "NO"):
+            raise Rejected("burned_in")
+        geometry = dicom_pixels.geometry(dataset)
+        if geometry.frames > FRAME_LIMIT:
+            raise Rejected("too_large", f"{geometry.frames} frames")
+        frames = dicom_pixels.frames(dataset, geometry)
+        places = _places(dataset, holds, geometry.frames)
+        taken = selection.slices(geometry.frames) if holds == "oct" else range(geometry.frames)
+        facts = _facts(dataset)
+
+    def decode(number: int) -> Picture:
+        with _reading():
+            eye = _eye(dataset, number)
+            pixels, notes = dicom_pixels.decode(dataset, geometry, frames(number))
+            return Picture(pixels, holds, facts | ({"eye": eye} if eye else {}), notes)
+
+    return [
+        Part(place, functools.partial(decode, number) if place.slice in taken else images.not_selected)
+        if place.slice is not None
+        else Part(place, functools.partial(decode, number))
+        for number, place in enumerate(places)
+    ]
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """What pydicom raises becomes a reason; what it warns about is not shown, since it quotes the file."""
     with warnings.catch_warnings(), config.disable_value_validation():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote values of the file
+        warnings.simplefilter("ignore")
         try:
-            dataset = pydicom.dcmread(BytesIO(content))
-            if not len(dataset):
-                raise EOFError  # pydicom gives nothing at all where the pixels end too early
-            modality = _modality(dataset)
-            geometry = _geometry(dataset)
-            decoded, notes = _decode(dataset, geometry)
-            return Picture(decoded, modality, _facts(dataset), notes)
+            yield
         except EOFError:
             raise Rejected("truncated") from None
         except MALFORMED as error:
             raise Rejected("malformed", type(error).__name__) from None
 
 
-def _modality(dataset: pydicom.Dataset) -> str:
-    """What the SOP class holds; a Modality that contradicts it is refused."""
+def _dataset(content: bytes) -> pydicom.FileDataset:
+    """Parse a file; one without the mark must show by its tags that it is DICOM (F21, F22)."""
+    if not _marked(content):
+        try:
+            dataset = pydicom.dcmread(BytesIO(content), force=True)
+            known = "SOPClassUID" in dataset or "MediaStorageSOPClassUID" in dataset.file_meta
+        except MALFORMED:
+            known = False
+        if not known:
+            raise Rejected("not_dicom")
+        return dataset
+    dataset = pydicom.dcmread(BytesIO(content))
+    if not len(dataset):
+        raise EOFError  # pydicom gives nothing at all where the pixels end too early
+    return dataset
+
+
+def _holds(dataset: pydicom.FileDataset, selection: Selection) -> str | None:
+    """What the SOP class holds, None for what may be anything; a Modality that contradicts it is refused."""
     uid = str(dataset.get("SOPClassUID", ""))
+    if DICOMDIR in (uid, str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))):
+        raise Rejected("dicomdir")
+    if uid in ON_REQUEST and ON_REQUEST[uid] in selection.also:
+        return None
     if uid not in CLASSES:
-        raise Rejected(
-            "sop_class", uid if re.fullmatch(r"1\.2\.840\.10008\.[0-9.]{1,50}", uid) else "unknown"
-        )
-    stated, modality = CLASSES[uid]
+        known = re.fullmatch(r"1\.2\.840\.10008\.[0-9.]{1,50}", uid)
+        raise Rejected("sop_class", uid if known else "unknown")
+    stated, holds = CLASSES[uid]
     if str(dataset.get("Modality", stated)) not in (stated, ""):
         raise Rejected("sop_class", "the Modality contradicts the SOP class")
-    return modality
+    return holds
 
 
-def _geometry(dataset: pydicom.Dataset) -> _Geometry:
-    """The header's numbers, checked by arithmetic alone."""
-    if _raw(dataset, "BurnedInAnnotation").upper() not in ("", "NO"):
-        raise Rejected("burned_in")
-    rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
-    if _integer(dataset, "NumberOfFrames", 1) != 1:
-        raise Rejected("pages", str(_integer(dataset, "NumberOfFrames", 1)))
-    check_size(columns, rows)
-    geometry = _Geometry(
-        rows=rows,
-        columns=columns,
-        samples=_integer(dataset, "SamplesPerPixel", 1),
-        bits_allocated=_integer(dataset, "BitsAllocated"),
-        bits_stored=_integer(dataset, "BitsStored"),
-        signed=_integer(dataset, "PixelRepresentation", 0) == 1,
-        photometric=_text(dataset, "PhotometricInterpretation"),
-        syntax=_text(dataset.file_meta, "TransferSyntaxUID"),
-    )
-    high_bit = _integer(dataset, "HighBit", geometry.bits_stored - 1)
-    if geometry.bits_allocated not in (8, 16) or not 1 <= geometry.bits_stored <= geometry.bits_allocated:
-        raise Rejected("bit_depth", f"{geometry.bits_stored} of {geometry.bits_allocated}")
-    if high_bit != geometry.bits_stored - 1 or geometry.samples not in (1, 3):
-        raise Rejected("bad_geometry", f"high bit {high_bit}, samples {geometry.samples}")
-    return geometry
+def _places(dataset: pydicom.Dataset, holds: str | None, frames: int) -> list[Place]:
+    """Where each frame stands: its number, and in a tomography its place in the volume."""
+    names = [""] if frames == 1 else [f"frame {number}" for number in range(frames)]
+    if holds != "oct":
+        return [Place(name) for name in names]
+    return [
+        Place(name, volume="", slice=at, slices=frames)
+        for name, at in zip(names, _stack_positions(dataset, frames), strict=True)
+    ]
 
 
-def _raw(dataset: pydicom.Dataset, name: str) -> str:
-    """An attribute as the file writes it: several values stay one text with the backslashes between them."""
-    value = dataset.get(name)
-    parts = value if isinstance(value, MultiValue) else [value]
-    return "\\".join("" if part is None else str(part) for part in parts).strip()
-
-
-def _integer(dataset: pydicom.Dataset, name: str, default: int | None = None) -> int:
-    value = dataset.get(name)
-    if value is None or value == "":
-        if default is None:
-            raise Rejected("missing_attr", name)
-        return default
-    return int(value)
-
-
-def _text(dataset: pydicom.Dataset, name: str) -> str:
-    value = str(dataset.get(name, "")).strip()
-    if not value:
-        raise Rejected("missing_attr", name)
-    return value
-
-
-def _decode(dataset: pydicom.Dataset, geometry: _Geometry) -> tuple[Pixels, tuple[str, ...]]:
-    """8-bit RGB, and what was scaled."""
-    if "PixelData" not in dataset:
-        raise Rejected("missing_attr", "PixelData")
-    raw = dataset.get_item("PixelData")
-    stored = raw.value or b""
-    if pydicom.uid.UID(geometry.syntax).is_encapsulated:
-        frame = _frame(stored, geometry)
-        if geometry.syntax in JPEG and _jpeg_tells_its_colour(frame, geometry):
-            return _checked(images.decode(frame, "JPEG"), geometry)
-    elif raw.length != 0xFFFFFFFF and raw.length > len(stored):
-        raise Rejected("truncated", f"{len(stored)} of {raw.length} bytes")
-    elif not geometry.native_bytes <= len(stored) <= geometry.native_bytes + 1:
-        raise Rejected("bad_geometry", f"{len(stored)} bytes for {geometry.native_bytes}")
-    _require_decoder(geometry.syntax)
-    values = np.asarray(pixels.pixel_array(dataset, raw=False))
-    return _rgb(_expanded(values, dataset, geometry), geometry)
-
-
-def _frame(stored: bytes, geometry: _Geometry) -> bytes:
-    """The one frame of encapsulated pixel data, complete to its end marker."""
-    frames = list(encaps.generate_frames(stored, number_of_frames=1))
-    if len(frames) != 1:
-        raise Rejected("bad_geometry", f"{len(frames)} frames for 1")
-    frame = bytes(frames[0])
-    if geometry.syntax.startswith(MARKED) and not frame.rstrip(b"\0").endswith(images.JPEG_END):
-        raise Rejected("truncated", "no end-of-image marker")
-    return frame
-
-
-def _jpeg_tells_its_colour(frame: bytes, geometry: _Geometry) -> bool:
-    """Whether the decoder will take the stream's colours as the header means them."""
-    marked = b"JFIF\0" in frame[:64] or b"Adobe" in frame[:2048]
-    return geometry.photometric.startswith("YBR") or (geometry.photometric == "RGB" and marked)
-
-
-def _checked(picture: Picture, geometry: _Geometry) -> tuple[Pixels, tuple[str, ...]]:
-    if picture.pixels.shape[:2] != (geometry.rows, geometry.columns):
-        height, width = picture.pixels.shape[:2]
-        raise Rejected("bad_geometry", f"a frame of {width}x{height} for {geometry.columns}x{geometry.rows}")
-    return picture.pixels, picture.notes
-
-
-def _require_decoder(syntax: str) -> None:
-    try:
-        available = bool(pixels.get_decoder(syntax).is_available)
-    except NotImplementedError:
-        available = False
-    if not available:
-        known = re.fullmatch(r"[0-9.]{1,64}", syntax)
-        raise Rejected(f"no_decoder:{syntax if known else 'unknown'}")
-
-
-def _expanded(
-    values: NDArray[np.integer], dataset: pydicom.Dataset, geometry: _Geometry
-) -> NDArray[np.integer]:
-    """(rows, columns) or (rows, columns, 3) with the palette applied, as large as stated."""
-    if values.shape[:2] != (geometry.rows, geometry.columns) or values.ndim > 3:
-        raise Rejected("bad_geometry", f"decoded to {values.shape} for {geometry.columns}x{geometry.rows}")
-    if geometry.photometric == "PALETTE COLOR":
-        return np.asarray(pixels.apply_color_lut(values, dataset))
-    return values
-
-
-def _rgb(values: NDArray[np.integer], geometry: _Geometry) -> tuple[Pixels, tuple[str, ...]]:
-    """Scale to 8 bits, turn MONOCHROME1 round, and repeat grey three times."""
-    low, high = _range(values, geometry)
-    plain = (low, high) == (0, 255)
-    scaled = values.astype(np.uint8) if plain else images.scale(values, low, high)
-    if geometry.photometric == "MONOCHROME1":
-        scaled = 255 - scaled
-    if scaled.ndim == 2:
-        scaled = np.repeat(scaled[..., None], 3, axis=2)
-    if scaled.shape[2] != 3:
-        raise Rejected("colour", geometry.photometric[:16])
-    return np.array(scaled), () if plain else (f"scaled_16_bit:{low}-{high}",)
-
-
-def _range(values: NDArray[np.integer], geometry: _Geometry) -> tuple[int, int]:
-    """What becomes 0 and 255: all of BitsStored where it is used, else robust quantiles."""
-    top = int(np.iinfo(values.dtype).max) if geometry.photometric == "PALETTE COLOR" else 0
-    top = top or (1 << geometry.bits_stored) - 1
-    if not geometry.signed and (top == 255 or int(values.max()) > top // 4):
-        return 0, top
-    return images.robust_range(values)
+def _stack_positions(dataset: pydicom.Dataset, frames: int) -> list[int]:
+    """The slices' places from 0 by In-Stack Position Number, where all frames have one; else as stored."""
+    groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    stored = list(range(frames))
+    if len(groups) != frames:
+        return stored
+    contents = [(group.get("FrameContentSequence") or [pydicom.Dataset()])[0] for group in groups]
+    stated = [integer(one, "InStackPositionNumber", 0) - 1 for one in contents]
+    return stated if sorted(stated) == stored else stored
 
 
 def _facts(dataset: pydicom.Dataset) -> dict[str, str]:
-    """Raw allow-listed values: patient, eye, device, visit (a date: only its order may leave memory)."""
+    """Raw allow-listed values: patient, device, visit (a date: only its order may leave memory)."""
     date = str(dataset.get("StudyDate", "") or dataset.get("AcquisitionDateTime", ""))[:8]
     found = {
-        "patient": _raw(dataset, "PatientID"),
-        "eye": _eye(dataset),
-        "device": _raw(dataset, "ManufacturerModelName"),
+        "patient": raw_text(dataset, "PatientID"),
+        "device": raw_text(dataset, "ManufacturerModelName"),
         "visit": date if re.fullmatch(r"\d{8}", date) else "",
     }
     return {name: value for name, value in found.items() if value}
 
 
-def _eye(dataset: pydicom.Dataset) -> str:
-    """ImageLaterality, else Laterality, else FrameLaterality of the anatomic region."""
+def _eye(dataset: pydicom.Dataset, frame: int) -> str:
+    """ImageLaterality, else Laterality, else FrameLaterality of the region, of this frame, of all frames."""
     for name in ("ImageLaterality", "Laterality"):
-        if value := _raw(dataset, name):
+        if value := raw_text(dataset, name):
             return value
-    regions = dataset.get("AnatomicRegionSequence") or [pydicom.Dataset()]
-    return _raw(regions[0], "FrameLaterality")
+    if value := raw_text(_first(dataset, "AnatomicRegionSequence"), "FrameLaterality"):
+        return value
+    each = (dataset.get("PerFrameFunctionalGroupsSequence") or [])[frame : frame + 1]
+    for group in (*each, _first(dataset, "SharedFunctionalGroupsSequence")):
+        if value := raw_text(_first(group, "FrameAnatomySequence"), "FrameLaterality"):
+            return value
+    return ""
+
+
+def _first(dataset: pydicom.Dataset, name: str) -> pydicom.Dataset:
+    """The first item of a sequence, an empty one where there is none."""
+    items = dataset.get(name) or [pydicom.Dataset()]
+    return items[0]

@@ -5,19 +5,21 @@ files, size limit) are pinned meanwhile, so that no other package's setting chan
 """
 
 import contextlib
+import functools
 import io
 import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
-from ssl_retina.archive.picture import Picture, Pixels, check_size
+from ssl_retina.archive.picture import WHOLE, Part, Picture, Pixels, Place, check_size
 from ssl_retina.archive.rejection import Rejected
+from ssl_retina.archive.selection import EVERYTHING, Selection
 
 MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -51,6 +53,10 @@ MALFORMED = (
 )
 """What Pillow's plugins raise on hostile headers (measured by flipping bytes); never MemoryError."""
 
+PAGED = ("TIFF", "GIF", "PNG")
+PAGE_LIMIT = 256
+"""A file of more pages is refused: those of a GIF hang on each other, the time grows with the square."""
+
 PREVIEWS = ("Large Thumbnail", "Undefined")
 BITS_PER_SAMPLE = 258
 TIFF_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
@@ -58,25 +64,70 @@ STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
 PIN = threading.Lock()
 
 
-def read(content: bytes) -> Picture:
-    """Decode a file of one picture.
+def kind(content: bytes) -> str | None:
+    """Pillow's name of the format that the first bytes tell, None for none of ours."""
+    return next((kind for magic, kind in MAGIC if content.startswith(magic)), None)
 
-    Raises Rejected: not_an_image, truncated, malformed, too_large, aspect, too_small, pages, float,
-    bit_depth, colour.
+
+def parts(content: bytes, selection: Selection = EVERYTHING) -> Sequence[Part]:
+    """The pages of a file: one, or several where `selection.pages` takes them.
+
+    Raises Rejected: not_an_image; pages where there are several and they are refused, or too many. What a
+    part raises says `decode`.
     """
-    kind = next((kind for magic, kind in MAGIC if content.startswith(magic)), None)
-    if kind is None:
+    found = kind(content)
+    if found is None:
         raise Rejected("not_an_image", f"{len(content)} bytes")
-    return decode(content, kind)
+    pages = 1 if selection.pages == "refuse" else _count(content, found)
+    if pages == 1:
+        return (Part(WHOLE, functools.partial(decode, content, found)),)
+    taken = 1 if selection.pages == "first" else pages
+    return [
+        Part(
+            Place(f"page {page}"),
+            functools.partial(decode, content, found, page) if page < taken else not_selected,
+        )
+        for page in range(pages)
+    ]
 
 
-def decode(content: bytes, kind: str) -> Picture:
-    """Decode bytes of a stated Pillow format; as `read`."""
+def _count(content: bytes, kind: str) -> int:
+    """How many pages there are; a JPEG has one, whatever previews lie behind it."""
+    if kind not in PAGED:
+        return 1
+    with _pinned():
+        try:
+            pages = getattr(Image.open(io.BytesIO(content), formats=(kind,)), "n_frames", 1)
+        except MALFORMED as error:
+            raise Rejected("truncated" if _cut(content, kind, error) else "malformed") from None
+    if pages > PAGE_LIMIT:
+        raise Rejected("pages", str(pages))
+    return int(pages)
+
+
+def not_selected() -> Picture:
+    """What becomes of a page or slice that the user did not ask for."""
+    raise Rejected("not_selected")
+
+
+def read(content: bytes) -> Picture:
+    """Decode a file of one picture. Raises Rejected as `parts` and `decode`."""
+    return parts(content)[0].decode()
+
+
+def decode(content: bytes, kind: str, page: int | None = None) -> Picture:
+    """Decode bytes of a stated Pillow format; without a page the file must have just one.
+
+    Raises Rejected: truncated, malformed, too_large, aspect, too_small, pages, float, bit_depth, colour.
+    """
     with _pinned():
         try:
             image: Image.Image = Image.open(io.BytesIO(content), formats=(kind,))
             check_size(*image.size)
-            notes = _pages(image) + _trailer(content, kind)
+            notes = _trailer(content, kind) + (_pages(image) if page is None else ())
+            if page is not None:
+                image.seek(page)
+                check_size(*image.size)
             deep = _deep_colour(image, content)
             image.load()
             image, turned = _upright(image)
