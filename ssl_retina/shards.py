@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_retina import positions
 from ssl_retina.errors import ShardError
+from ssl_retina.positions import COLUMNS as COLUMNS
+from ssl_retina.positions import POSITION as POSITION
 
 Facts = Mapping[str, Any]
 
-FORMAT = 1
+FORMAT = 2
 INDEX_NAME = "index.json"
 POSITIONS_NAME = "positions.npy"
 LEDGER_NAME = "ledger.jsonl"
@@ -35,24 +38,6 @@ JSON_LIMIT = 64 * 1024
 IMAGE_LIMIT = 256 * 1024 * 1024
 OPEN_LIMIT = 128
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-COLUMNS = ("modality", "eye", "device", "split")
-"""What `data.where` may ask for; each is a small vocabulary in the index and a code in the table."""
-
-POSITION = np.dtype(
-    [
-        ("key", "S64"),
-        ("shard", "<u4"),
-        ("image_offset", "<u8"),
-        ("image_size", "<u4"),
-        ("image_crc", "<u4"),
-        ("json_offset", "<u8"),
-        ("json_size", "<u4"),
-        ("group", "<i8"),
-        ("suffix", "u1"),
-        *((column, "<u2") for column in COLUMNS),
-    ]
-)
-"""One row of `positions.npy`: where a sample's bytes lie, who belongs together, and its column codes."""
 
 
 @dataclass(frozen=True)
@@ -149,18 +134,18 @@ def read_index(folder: Path) -> Index:
         parsed = json.loads(content)
         ours = parsed["ssl_retina"]
         shards = tuple(_shard(one) for one in parsed["shardlist"])
-        columns = {name: tuple(map(str, ours["columns"][name])) for name in COLUMNS}
         version = ours["format"]
+        listed = positions.vocabulary(ours["columns"], version if version in positions.POSITIONS else FORMAT)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ShardError(
             f"{path} is not an index of ours ({type(error).__name__}: {error}); "
             f"make one: ssl-retina inspect {folder} --write-index"
         ) from None
-    if version != FORMAT:
-        raise ShardError(f"{path} has format {version}, this version reads format {FORMAT}: shard again")
+    if version not in positions.POSITIONS:
+        raise ShardError(f"{path} has format {version}, this version reads 1 to {FORMAT}: shard again")
     for shard in shards:
         check_url(shard.url, path)
-    return Index(folder, shards, MappingProxyType(columns), MappingProxyType(ours), _digest(content))
+    return Index(folder, shards, MappingProxyType(listed), MappingProxyType(ours), _digest(content))
 
 
 def _shard(listed: Mapping[str, Any]) -> Shard:
@@ -203,7 +188,7 @@ def check_url(url: object, path: Path) -> None:
 
 
 def read_positions(index: Index) -> NDArray[np.void]:
-    """The position table, memory-mapped: (samples,) rows of POSITION."""
+    """The position table, memory-mapped: (samples,) rows of `positions.POSITIONS[format]`."""
     path = index.folder / POSITIONS_NAME
     try:
         table: NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -211,7 +196,7 @@ def read_positions(index: Index) -> NDArray[np.void]:
         raise ShardError(
             f"{path} cannot be read ({error}): ssl-retina inspect --write-index makes it"
         ) from None
-    if table.dtype != POSITION or table.shape != (index.samples,):
+    if table.dtype != positions.POSITIONS[index.facts["format"]] or table.shape != (index.samples,):
         raise ShardError(f"{path} does not fit {INDEX_NAME}: {table.size} rows, {index.samples} samples")
     return table
 

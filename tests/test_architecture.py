@@ -19,6 +19,7 @@ ROWS = (
         "locks",
         "scheduler",
         "pseudonyms",
+        "positions",
         "shards",
         "shard_index",
         "metrics",

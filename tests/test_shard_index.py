@@ -9,7 +9,8 @@ import factory
 import numpy as np
 import pytest
 
-from ssl_retina import shard_index, shards
+from ssl_retina import files, positions, shard_index, shards
+from ssl_retina.data import selection
 from ssl_retina.errors import ShardError
 
 JPEG = factory.encoded(factory.pixels(0))
@@ -311,3 +312,38 @@ def test_compressed_tars_are_named(tmp_path: Path, name: str) -> None:
     for read in (shards.read_index, lambda folder: shard_index.write(folder, {})):
         with pytest.raises(ShardError, match="compressed tars .*gunzip"):
             read(tmp_path)
+
+
+def test_a_set_of_format_1_is_still_read_and_chosen_from(tmp_path: Path) -> None:
+    """Sets that were written before the columns quality, cluster and weight."""
+    factory.make_shards(tmp_path, samples=12, shards=1)
+    table = np.load(tmp_path / shards.POSITIONS_NAME)
+    old = np.zeros(len(table), positions.POSITIONS[1])
+    for name in old.dtype.names or ():
+        old[name] = table[name]
+    np.save(tmp_path / shards.POSITIONS_NAME, old)
+    content = json.loads((tmp_path / shards.INDEX_NAME).read_text())
+    ours = content["ssl_retina"]
+    ours["format"] = 1
+    ours["positions_sha256"] = files.sha256(tmp_path / shards.POSITIONS_NAME)
+    ours["columns"] = {name: ours["columns"][name] for name in ("modality", "eye", "device", "split")}
+    files.write_json(tmp_path / shards.INDEX_NAME, content)
+    read = shards.read_index(tmp_path)
+    assert shard_index.verify(read, hashes=True) == []
+    assert read.columns["quality"] == ("unknown",)
+    assert selection.select([read], where="quality != reject").train.size == 12
+    assert selection.select([read], where="split == test").train.size == 3
+    assert shards.Reader(read).sample(3).key == factory.key(3)
+
+
+def test_weights_make_every_word_of_the_balanced_column_sum_alike(tmp_path: Path) -> None:
+    factory.make_shards(tmp_path, samples=24, shards=2)
+    plain = shards.read_positions(shards.read_index(tmp_path))
+    assert set(plain["weight"].tolist()) == {1.0}
+    index = shard_index.write(tmp_path, {**factory.index_facts(), "balance": "modality"})
+    table = shards.read_positions(index)
+    sums = np.bincount(table["modality"], weights=table["weight"])
+    assert np.bincount(table["modality"]).tolist() == [21, 3]
+    assert np.allclose(sums, 12)
+    again = shard_index.write(tmp_path, index.facts)
+    assert again.digest == index.digest

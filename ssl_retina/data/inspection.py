@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_retina import files, shard_index, shards
+from ssl_retina import files, positions, shard_index, shards
 from ssl_retina.data.images import Undecodable, decode
 from ssl_retina.errors import InputError, ShardError, StateError
 from ssl_retina.shard_index import Member
@@ -186,7 +186,7 @@ def _columns(index: Index) -> dict[str, dict[str, int]]:
     counted: dict[str, dict[str, int]] = {}
     for column in COLUMNS:
         words = index.columns[column]
-        counts = np.bincount(table[column], minlength=len(words))
+        counts = np.bincount(positions.codes(table, column), minlength=len(words))
         counted[column] = {printable(word): int(count) for word, count in zip(words, counts, strict=False)}
     return counted
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_retina import shards
+from ssl_retina import positions, shards
 from ssl_retina.data.order import mixed
 from ssl_retina.errors import ConfigError, InputError
 from ssl_retina.shards import COLUMNS, Index
@@ -129,7 +129,7 @@ def _keep_where(index: Index, conditions: Sequence[Condition], kept: Mask) -> No
     }
     for place, rows in _chunks(index) if conditions else ():
         for condition, answers in holds.items():
-            kept[place] &= answers[rows[condition.column]]
+            kept[place] &= answers[positions.codes(rows, condition.column)]
 
 
 def _held_out(indexes: Sequence[Index], share: float, kept: Mask) -> Mask:

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from ssl_retina import files, shards
 from ssl_retina.errors import ShardError
+from ssl_retina.positions import UNKNOWN
+from ssl_retina.shard_index import weights
 from ssl_retina.shard_index.manifest import SEALED, seal
 from ssl_retina.shard_index.walk import Member, members, tars
 from ssl_retina.shards import Index, Shard
 
 KIND = "wids-shard-index-v1"
-UNKNOWN = "unknown"
 VOCABULARY_LIMIT = 10_000
 WORD_LIMIT = 64
 OWN_FACTS = ("format", "columns", "positions_sha256", SEALED)
@@ -45,10 +46,15 @@ class Kept:
     names: frozenset[str]
 
     def rows(self, shard: Shard) -> NDArray[np.void]:
-        """A copy of the shard's rows of the older table."""
+        """The shard's rows of the older table in the form of now, their weights 1."""
         number = self.index.shards.index(shard)
         start = sum(one.nsamples for one in self.index.shards[:number])
-        return np.array(shards.read_positions(self.index)[start : start + shard.nsamples])
+        old = shards.read_positions(self.index)[start : start + shard.nsamples]
+        table = np.zeros(len(old), dtype=shards.POSITION)
+        for name in old.dtype.names or ():
+            table[name] = old[name]
+        table["weight"] = 1
+        return table
 
 
 def write(
@@ -88,6 +94,7 @@ def write(
             stream.seek(0)
             _write_header(stream, sum(shard.nsamples for shard in listed))
         _refuse_twins(temporary, listed)
+        weights.fill(temporary, facts.get(weights.BALANCE))
         table_sha256 = files.sha256(temporary)
     columns = {name: list(words) for name, words in vocabulary.items()}
     ours = {**facts, "format": shards.FORMAT, "columns": columns, "positions_sha256": table_sha256}
@@ -146,7 +153,7 @@ def _rows(tar: Path, number: int, vocabulary: dict[str, dict[str, int]]) -> NDAr
             codes = (_code(tar, name, facts, vocabulary[name]) for name in shards.COLUMNS)
             suffix = shards.IMAGE_SUFFIXES.index(member.suffix)
             group = shards.group_number(group_of(member.key, facts, shard=tar.name))
-            table[at] = (member.key.encode(), number, *places, group, suffix, *codes)
+            table[at] = (member.key.encode(), number, *places, group, suffix, *codes, 1.0)
     return table
 
 
@@ -183,6 +190,8 @@ def group_of(key: str, facts: Mapping[str, Any], *, shard: str) -> str:
 
 def _code(tar: Path, column: str, facts: Mapping[str, Any], words: dict[str, int]) -> int:
     word = facts.get(column)
+    if isinstance(word, dict):
+        word = word.get("class")
     if not isinstance(word, str) or len(word) > WORD_LIMIT or not word.isprintable():
         word = "" if column == "split" else UNKNOWN
     code = words.setdefault(word, len(words))
