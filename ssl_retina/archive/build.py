@@ -163,7 +163,7 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, 
         return _complete(out, listener)
     chunks = first(archive, out, settings, listener)
     work = archive.job.work
-    resolution = dedup.resolve(lambda: (record for _, record in stage.records(work, chunks)))
+    resolution = dedup.resolve(lambda: (record for _, record in stage.records(work, chunks)), settings.rule)
     plan = pack.Plan(work, out, settings.name, settings.samples_per_shard)
     counts = pack.pack(plan, stage.records(work, chunks), resolution)
     scanned = sum(1 for _ in stage.records(work, chunks))
@@ -176,6 +176,7 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, 
             "made_from": identity,
             "made_with": {**tools, "python": platform.python_version(), "libjpeg": _libjpeg()},
             "totals": dataclasses.asdict(totals),
+            "anonymity": resolution.release.facts(),
         }
         index = shard_index.write(out, facts, manifest=facts)
         assert index.samples == totals.written, (index.samples, totals)

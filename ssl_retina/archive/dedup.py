@@ -11,6 +11,7 @@ from typing import Any
 
 from ssl_retina.archive.attributes import DEVICES_LIMIT
 from ssl_retina.archive.devices import Usage
+from ssl_retina.archive.disclosure import PLAIN, Collector, Release, Rule
 from ssl_retina.archive.worker import Record
 
 REPEATED = "repeated"
@@ -31,7 +32,7 @@ class Resolution:
     the records of their duplicates. repeated: files rejected as placeholders. root: patient (or file of
     several pictures without a patient) -> the group's name, where several share a photograph. visits:
     patient -> its visit orders, sorted. devices: those that are written. counts: of id_conflict and the
-    like, in samples.
+    like, in samples. release: what is written of age, sex, days and rare combinations.
     """
 
     original: Mapping[int, int]
@@ -43,6 +44,7 @@ class Resolution:
     devices: frozenset[str]
     devices_dropped: bool
     counts: Mapping[str, int]
+    release: Release = Release()
 
     def sample(self, number: int, record: Record) -> dict[str, Any]:
         """The sample's JSON: the contract's fields and no others."""
@@ -52,7 +54,7 @@ class Resolution:
         splits = {part for one in together for part in one["split"].split("|") if part}
         plain = ("key", "name", "modality", "width", "height", "source_width", "source_height")
         place = ("volume", "slice", "slices")
-        return {
+        sample = {
             **{name: record[name] for name in (*plain, *place)},
             "patient": record["patient"],
             "group": self.root.get(belong[0], belong[0]) if belong else record["key"],
@@ -64,6 +66,7 @@ class Resolution:
             "aliases": [{name: one[name] for name in ("key", "name", "patient", "split")} for one in copies],
             "pixels_sha256": record["pixels_sha256"],
         }
+        return self.release.apply(number, record, sample)
 
     def original_key(self, number: int) -> str:
         """The key of the sample that a duplicate is an alias of."""
@@ -75,7 +78,7 @@ class Resolution:
         return self.visits[record["patient"]].index(record["visit_order"])
 
 
-def resolve(records: Records) -> Resolution:
+def resolve(records: Records, rule: Rule = PLAIN) -> Resolution:
     """Read all records twice."""
     original, repeated = _same_pixels(records())
     firsts = set(original.values())
@@ -83,6 +86,7 @@ def resolve(records: Records) -> Resolution:
     visits: dict[str, set[int]] = {}
     patients: set[str] = set()
     usage = Usage()
+    known = Collector(rule)
     samples: Counter[str | None] = Counter()
     counts: Counter[str] = Counter()
     for number, record in enumerate(records()):
@@ -96,12 +100,15 @@ def resolve(records: Records) -> Resolution:
             patients.add(record["patient"])
             if record["visit_order"] is not None:
                 visits.setdefault(record["patient"], set()).add(record["visit_order"])
+        if number not in original:
+            known.add(number, record)
         usage.add(record["device"], record["patient"])
         samples[record["device"]] += number not in original
     for group in members.values():
         counts.update(_remarks(group))
     counts["patients"] = len(patients)
     devices, told = _devices(usage, samples)
+    release = known.release(visits)
     return Resolution(
         original=original,
         keys={first: group[0]["key"] for first, group in members.items()},
@@ -111,7 +118,8 @@ def resolve(records: Records) -> Resolution:
         visits={patient: tuple(sorted(orders)) for patient, orders in visits.items()},
         devices=devices,
         devices_dropped=usage.distinct > DEVICES_LIMIT,
-        counts=+(counts + told),
+        counts=+(counts + told + Counter(release.counts)),
+        release=release,
     )
 
 

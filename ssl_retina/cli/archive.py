@@ -37,6 +37,12 @@ REMARKS = {
     "names_unlike_pattern": "file names that do not follow the pattern",
     "no_field_of_view": "photographs without a found field of view: nothing of them was made black",
     "device_unknown": "photographs whose device was dropped: no maker's word, or it looks like a person",
+    "unknown_age": "cells of the age column that are no years",
+    "unknown_sex": "cells of the sex column that are none of F, M, female, male",
+    "suppressed_age": "photographs whose age was made unknown: fewer than k patients share what is known",
+    "suppressed_sex": "photographs whose sex was made unknown too",
+    "suppressed_visit": "photographs whose visit was made unknown too",
+    "suppressed_device": "photographs whose device was made unknown too",
     "devices_dropped": "more than 64 different devices: that is free text, none was written",
 }
 
@@ -65,6 +71,13 @@ class Pages(StrEnum):
     ALL = "all"
 
 
+class Dates(StrEnum):
+    """What is written of a visit's date."""
+
+    ORDER = "order"
+    SHIFT = "shift"
+
+
 def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
     app.command("shard", epilog=EPILOG)(shard)
@@ -82,7 +95,9 @@ def shard(
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option("--map", help="ours=Theirs: file, patient, eye, device, visit, split or modality."),
+        typer.Option(
+            "--map", help="ours=Theirs: file, patient, eye, device, visit, split, modality, age or sex."
+        ),
     ] = None,
     pattern: Annotated[
         str | None,
@@ -112,6 +127,15 @@ def shard(
     id_map: Annotated[
         Path | None, typer.Option(help="Write the way back from pseudonyms here (0600, keep it safe).")
     ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            help="Rare age, sex, visits, device: unknown below k patients (5 if age or sex are mapped)."
+        ),
+    ] = None,
+    dates: Annotated[
+        Dates, typer.Option(help="order: of visits alone. shift: also days since the patient's first visit.")
+    ] = Dates.ORDER,
     name: Annotated[str, typer.Option(help="How the shards' names begin.")] = "retina",
     samples_per_shard: Annotated[int, typer.Option(help="Images in one tar.")] = 2048,
     processes: Annotated[int | None, typer.Option(help="Worker processes; default: all cores.")] = None,
@@ -145,6 +169,8 @@ def shard(
         site=site,
         name=name,
         key_file=key_file,
+        k=k,
+        dates=dates.value,
         id_map=id_map,
         processes=processes,
     )
