@@ -87,6 +87,7 @@ def _built(source: Path, out: Path, settings: Settings, listener: Listener, firs
     archive = _survey(source, out, settings, listener)
     with output.speaking("--out", out):
         made = output.make_folders(out)
+        output.warn_if_open(out, listener.note)
         with files.lock(out):
             slices.refuse_running(out)
             totals = _build(archive, out, settings, listener, first)

@@ -7,6 +7,7 @@ is written last and makes it certain: before it nothing has happened, after it t
 import json
 import os
 import shutil
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ def begin(out: Path) -> Path:
     """An empty folder for the new files. The caller holds the lock of `out` and has called `finish`."""
     folder = out / shards.EXCHANGE_NAME
     folder.mkdir()
+    folder.chmod(stat.S_IMODE(out.stat().st_mode))
     return folder
 
 

@@ -9,7 +9,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -152,10 +153,16 @@ def finish(out: Path) -> None:
 
 
 def make_folders(out: Path) -> list[Path]:
-    """Create `out` and its parents; give those that were not there, deepest first."""
+    """Create `out`, for this user alone, and its parents; give those that were not there, deepest first."""
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(mode=files.PRIVATE_FOLDER, parents=True, exist_ok=True)
     return made
+
+
+def warn_if_open(out: Path, note: Callable[[str], None]) -> None:
+    """Say that other users can read a folder that was there before: it is the user's to close."""
+    if stat.S_IMODE(out.stat().st_mode) & 0o007:
+        note(f"WARNING: every user of this machine can read {out}: chmod 700 {out}")
 
 
 def withdraw(out: Path, made: list[Path]) -> None:

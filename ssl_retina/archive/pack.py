@@ -57,7 +57,7 @@ def pack(plan: Plan, records: Iterable[tuple[int, Record]], resolution: Resoluti
     """
     counts: Counter[str] = Counter()
     with (
-        files.whole(plan.out / shards.LEDGER_NAME) as temporary,
+        files.whole(plan.out / shards.LEDGER_NAME, files.mode_beside(plan.out)) as temporary,
         temporary.open("w", encoding="utf-8") as ledger,
     ):
         collected: list[Item] = []
@@ -136,7 +136,8 @@ def _shard(plan: Plan, number: int, items: list[Item]) -> int:
     size = _tar_size(items)
     if path.is_file() and path.stat().st_size == size:
         return 1
-    with files.whole(path) as temporary, temporary.open("wb") as stream:
+    private = files.mode_beside(plan.out)
+    with files.whole(path, private) as temporary, temporary.open("wb") as stream:
         with writer(stream) as tar:
             for item, image in _with_images(plan.work, items):
                 tar.write({"__key__": item.key, item.suffix: image, "json": item.facts})

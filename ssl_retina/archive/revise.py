@@ -118,7 +118,8 @@ def rewrite(index: Index, reader: Reader, changes: Changes, folder: Path) -> Rev
 
 
 def _write(path: Path, reader: Reader, rows: Iterable[int], changes: Changes) -> None:
-    with files.whole(path) as temporary, temporary.open("wb") as stream, pack.writer(stream) as tar:
+    mode = files.mode_beside(path.parent)
+    with files.whole(path, mode) as temporary, temporary.open("wb") as stream, pack.writer(stream) as tar:
         for row in rows:
             facts = changes.get(row) or reader.facts(row)
             tar.write(

@@ -184,7 +184,7 @@ def _write_ledger(out: Path, folder: Path, keys: set[str], several: Mapping[str,
     volumes = {several[key] for key in keys if key in several}
     samples = duplicates = 0
     with (
-        files.whole(folder / shards.LEDGER_NAME) as temporary,
+        files.whole(folder / shards.LEDGER_NAME, files.mode_beside(folder)) as temporary,
         temporary.open("w", encoding="utf-8") as stream,
     ):
         for line in manifest.lines(out / shards.LEDGER_NAME):

@@ -98,7 +98,7 @@ def process_chunks(job: Job, chunks: Sequence[Chunk]) -> list[list[str]]:
 def process_chunk(job: Job, chunk: Chunk, reader: containers.Reader) -> list[str]:
     """Make one chunk; give the reason of each row, empty where a picture of it did not fail by our doing."""
     images = images_path(job.work, chunk.number)
-    with files.whole(images) as temporary, temporary.open("wb") as stream:
+    with files.whole(images, 0o600) as temporary, temporary.open("wb") as stream:
         made = [_records(job, source, stream) for source in _opened(job, chunk, reader)]
     content = {
         "bytes": images.stat().st_size,
@@ -107,7 +107,7 @@ def process_chunk(job: Job, chunk: Chunk, reader: containers.Reader) -> list[str
         "records": [record for records in made for record in records],
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    files.write_bytes(records_path(job.work, chunk.number), text.encode())
+    files.write_bytes(records_path(job.work, chunk.number), text.encode(), 0o600)
     return [_reason(records) for records in made]
 
 

@@ -43,7 +43,7 @@ def seal(folder: Path, facts: Mapping[str, Any], index: Mapping[str, Any], table
         "index": index_sha256(index),
     }
     path = folder / shards.MANIFEST_NAME
-    files.write_json(path, content)
+    files.write_json(path, content, files.mode_beside(folder))
     return files.sha256(path)
 
 

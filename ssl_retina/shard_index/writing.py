@@ -78,7 +78,8 @@ def write(
     vocabulary: dict[str, dict[str, int]] = {name: {} for name in shards.COLUMNS}
     listed: list[Shard] = []
     path = folder / shards.POSITIONS_NAME
-    with files.whole(path) as temporary:
+    mode = files.mode_beside(folder)
+    with files.whole(path, mode) as temporary:
         with temporary.open("wb") as stream:
             _write_header(stream, 0)
             for number, name in enumerate(sorted({*found, *known})):
@@ -100,7 +101,7 @@ def write(
     ours = {**facts, "format": shards.FORMAT, "columns": columns, "positions_sha256": table_sha256}
     if manifest is not None:
         ours[SEALED] = seal(folder, manifest, _index_json(listed, ours), table_sha256)
-    files.write_json(folder / shards.INDEX_NAME, _index_json(listed, ours))
+    files.write_json(folder / shards.INDEX_NAME, _index_json(listed, ours), mode)
     return shards.read_index(folder)
 
 
