@@ -154,6 +154,7 @@ def shard(
     from ssl_retina.archive.selection import Selection
     from ssl_retina.archive.table import parse_map
     from ssl_retina.errors import InputError, InterruptedRunError
+    from ssl_retina.report.pages import complete as complete_pages
 
     if part is not None and (merge or id_map is not None):
         raise InputError("--slice makes a part of the work: --merge and --id-map belong to the last step")
@@ -184,6 +185,7 @@ def shard(
             totals = (build.merge if merge else build.build)(source, out, settings, listener)
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; the same command continues") from None
+    complete_pages(out)
     _summary(totals, out)
     if json:
         console.result(totals.counts())

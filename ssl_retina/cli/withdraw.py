@@ -37,11 +37,13 @@ def withdraw(
     """
     from ssl_retina.archive import withdraw as archive
     from ssl_retina.release import exposure
+    from ssl_retina.report import pages
 
     found: list[Exposed] = []
     if runs is not None:
         exposure.find(runs, ())
     done = archive.withdraw(folder, patient, key_file=key_file, site=site)
+    pages.complete(folder)
     if runs is not None:
         found = exposure.find(runs, done.earlier)
     _tell(done, folder)

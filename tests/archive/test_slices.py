@@ -13,6 +13,7 @@ from ssl_retina.archive import build as build_module
 from ssl_retina.archive import output, slices
 from ssl_retina.archive.build import Settings, build_slice, merge
 from ssl_retina.archive.slices import Slice
+from ssl_retina.archive.withdraw import DERIVED
 from ssl_retina.archive.worker import Chunk
 from ssl_retina.cli import app
 from ssl_retina.errors import InputError, StateError
@@ -48,6 +49,8 @@ def test_the_merged_set_has_the_bytes_of_one_run(place: Path, tmp_path: Path) ->
     assert not (out / "index.json").exists()
     done = CliRunner().invoke(app, [*command, "--merge"])
     assert done.exit_code == 0, done.output
+    for page in DERIVED:
+        (out / page).unlink()
     assert contents(out) == contents(place / "whole")
     assert build_slice(place / "archive", out, _settings(place), Slice(1, 2)) == 0
     assert contents(out) == contents(place / "whole")  # a late slice finds the set complete
