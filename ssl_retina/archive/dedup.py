@@ -86,7 +86,7 @@ def resolve(records: Records, rule: Rule = PLAIN) -> Resolution:
     visits: dict[str, set[int]] = {}
     patients: set[str] = set()
     usage = Usage()
-    known = Collector(rule)
+    known = Collector(rule, original)
     samples: Counter[str | None] = Counter()
     counts: Counter[str] = Counter()
     for number, record in enumerate(records()):
@@ -100,8 +100,7 @@ def resolve(records: Records, rule: Rule = PLAIN) -> Resolution:
             patients.add(record["patient"])
             if record["visit_order"] is not None:
                 visits.setdefault(record["patient"], set()).add(record["visit_order"])
-        if number not in original:
-            known.add(number, record)
+        known.add(number, record)
         usage.add(record["device"], record["patient"])
         samples[record["device"]] += number not in original
     for group in members.values():

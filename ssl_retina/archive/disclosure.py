@@ -4,7 +4,7 @@ In: what is known of each sample. Out: which of these are written, so that every
 is shared by at least k patients (k-anonymity, Sweeney 2002), and the smallest number that still share one.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,14 +77,16 @@ class Release:
 class Collector:
     """Takes one sample after the other, then decides. About 200 bytes a sample."""
 
-    def __init__(self, rule: Rule) -> None:
-        self._rule = rule
+    def __init__(self, rule: Rule, copies: Container[int] = ()) -> None:
+        self._rule, self._copies = rule, copies
         self._samples: list[tuple[int, str, Mapping[str, Any]]] = []
         self._days: dict[str, int] = {}
         self._asked: set[str] = set()
 
     def add(self, number: int, record: Mapping[str, Any]) -> None:
-        """A sample with its number; copies of it are not told."""
+        """Take a file with its number; one of `copies` becomes no sample and does not count."""
+        if number in self._copies:
+            return
         known = {name: record.get(name) for name in ("age", "sex", "device")}
         self._asked |= {name for name in ("age", "sex") if known[name]}
         self._samples.append((number, record["patient"] or record["key"], known))
