@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -17,9 +18,11 @@ from ssl_retina.locks import LOCK_NAME, lock
 
 __all__ = [
     "LOCK_NAME",
+    "PRIVATE_FOLDER",
     "claim_folder",
     "lock",
     "lock_of_its_own",
+    "mode_beside",
     "sha256",
     "sync_folder",
     "whole",
@@ -27,6 +30,10 @@ __all__ = [
     "write_bytes",
     "write_json",
 ]
+
+
+PRIVATE_FOLDER = 0o700
+"""What holds photographs of patients is for the user who made it, until they say otherwise."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -111,6 +118,11 @@ def claim_folder(folder: Path, known: Collection[str], what: str) -> None:
         ) from None
     if held and not held & set(known):
         raise InputError(f"{folder} holds other things than {what} ({len(held)} entries): give a new folder")
+
+
+def mode_beside(folder: Path) -> int:
+    """The mode of a new file: private in a folder that is private, else readable by all."""
+    return 0o644 if stat.S_IMODE(folder.stat().st_mode) & 0o077 else 0o600
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:

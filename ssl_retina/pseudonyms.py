@@ -140,6 +140,11 @@ def patient(key: bytes, identifier: str, site: str = "") -> str:
     return _pseudonym(key, "patient", site, normalise(identifier))
 
 
+def withdrawal_mark(key: bytes, identifier: str, site: str = "") -> str:
+    """Tells the key's holder that a patient was withdrawn; nobody else can join it to their pseudonym."""
+    return _pseudonym(key, "withdrawn", site, normalise(identifier))
+
+
 def image(key: bytes, relative_path: str, site: str = "") -> str:
     """Pseudonym of an image, from its path below the archive's root: the sample's key."""
     return _pseudonym(key, "image", site, normalise_path(relative_path))

@@ -30,6 +30,8 @@ FORMAT = 2
 INDEX_NAME = "index.json"
 POSITIONS_NAME = "positions.npy"
 LEDGER_NAME = "ledger.jsonl"
+MANIFEST_NAME = "manifest.json"
+EXCHANGE_NAME = ".exchange"
 KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
 IMAGE_SUFFIXES = ("jpg", "png")
 JSON_LIMIT = 64 * 1024
@@ -154,6 +156,8 @@ def _shard(listed: Mapping[str, Any]) -> Shard:
 
 
 def _no_index(folder: Path) -> str:
+    if (folder / EXCHANGE_NAME).exists():
+        return f"{folder} is in an interrupted withdrawal or append: run the same command again, it ends"
     if not folder.is_dir():
         return f"{folder} does not exist: make shards with ssl-retina shard SRC --out {folder}"
     if any(folder.glob("*.tar")):

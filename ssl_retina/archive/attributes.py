@@ -1,4 +1,4 @@
-"""Text about a photograph -> values from closed vocabularies: eye, modality, split, device, visit, patient.
+"""Text about a photograph -> values from closed vocabularies: eye, modality, split, device, age, sex ...
 
 In: cells of a table, parts of a file name, DICOM values. Out: a known value, or nothing; free text never
 passes (law 8).
@@ -42,6 +42,11 @@ _FOLD = re.compile(r"(fold|split|part|set)?[ _-]?(\d{1,2})")
 _VISIT = re.compile(
     r"(?:(?:v|vis|visit|exam|session|timepoint|baseline)[ _-]?)?(\d{1,14})(\.0*)?", re.ASCII | re.I
 )
+SEXES = {"f": "female", "female": "female", "w": "female", "woman": "female"}
+SEXES |= {"m": "male", "male": "male", "man": "male"}
+TOP_AGE, OLDEST = 90, 130
+"""Ages from TOP_AGE on are one bin (45 CFR 164.514(b)(2)(i)(C)); more than OLDEST is no age."""
+_AGE = re.compile(r"0*(\d{1,3})(?:[.,]\d+)?\s*(?:y|years?)?", re.ASCII | re.I)
 _DATE = re.compile(r"(\d{4})([-./])(\d{1,2})\2(\d{1,2})([T ][\d:.+Z-]*)?", re.ASCII)
 
 
@@ -59,6 +64,8 @@ class Attributes:
     visit: int | None = None
     split: str | None = None
     modality: str | None = None
+    age: str | None = None
+    sex: str | None = None
 
 
 def eye(text: str) -> str | None:
@@ -107,6 +114,20 @@ def patient(text: str) -> str | None:
     return text if pseudonyms.normalise(text) else None
 
 
+def age(text: str) -> str | None:
+    """Years (`63`, `63.5`, DICOM's `063Y`) as a bin of five years, `60-64`; from 90 on `90+`; else None."""
+    number = _AGE.fullmatch(text.strip())
+    if not number or int(number[1]) > OLDEST:
+        return None
+    years = int(number[1])
+    return f"{TOP_AGE}+" if years >= TOP_AGE else f"{years // 5 * 5}-{years // 5 * 5 + 4}"
+
+
+def sex(text: str) -> str | None:
+    """`female`, `male`, or None for anything else: so few are neither that the word would name them."""
+    return SEXES.get(text.strip().casefold())
+
+
 PARSERS: Mapping[str, Callable[[str], str | int | None]] = {
     "patient": patient,
     "eye": eye,
@@ -114,5 +135,7 @@ PARSERS: Mapping[str, Callable[[str], str | int | None]] = {
     "visit": visit,
     "split": split,
     "modality": modality,
+    "age": age,
+    "sex": sex,
 }
 """How the text of each attribute becomes a value."""

@@ -9,19 +9,21 @@ import contextlib
 import dataclasses
 import hashlib
 import hmac
+import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from PIL import features
+
 from ssl_retina import files, pseudonyms, shard_index, shards
-from ssl_retina.archive import dedup, idmap, longtail, looks, matching, output, pack, stage, table
-from ssl_retina.archive.filters import Filters, NearDuplicates
+from ssl_retina.archive import dedup, idmap, matching, output, pack, slices, stage, table, together
 from ssl_retina.archive.matching import Stated
 from ssl_retina.archive.scan import Found, scan
 from ssl_retina.archive.settings import Listener, Settings, Totals
-from ssl_retina.archive.worker import IO, Job, Record
+from ssl_retina.archive.worker import IO, Job
 from ssl_retina.errors import InputError
 
 __all__ = ["Listener", "Settings", "Totals", "build"]
@@ -32,6 +34,9 @@ DECODERS = ("python-gdcm", "pylibjpeg", "pyjpegls")
 
 SAME_NAME = "same_name"
 SILENT = Listener()
+
+
+FirstStage = Callable[["Archive", Path, Settings, Listener], int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +56,45 @@ def build(source: Path, out: Path, settings: Settings, listener: Listener = SILE
     written then), StateError (output of something else, another writer, key, full disk) and
     BadInputLimitError (storage that fails).
     """
+    return _built(source, out, settings, listener, _first_stage)
+
+
+def merge(source: Path, out: Path, settings: Settings, listener: Listener = SILENT) -> Totals:
+    """The second stage alone, when all slices are made. Raises StateError that names those that are not."""
+    return _built(source, out, settings, listener, _slices_made)
+
+
+def build_slice(
+    source: Path, out: Path, settings: Settings, part: slices.Slice, listener: Listener = SILENT
+) -> int:
+    """The first stage of one slice of the archive; give the number of its files. Raises as `build` does."""
+    archive = _survey(source, out, settings, listener)
+    with output.speaking("--out", out):
+        output.make_folders(out)
+        identity, tools = _identity(archive, settings), _tools()
+        if (out / shards.INDEX_NAME).exists():
+            output.join(out, identity, tools)
+            listener.note(f"{out} is complete already")
+            return 0
+        with slices.held(out, part):
+            output.join(out, identity, tools)
+            own = part.own(stage.chunks(archive.found, archive.stated))
+            wanted = stage.missing(archive.job, own)
+            rows, left = (sum(len(chunk.rows) for chunk in some) for some in (own, wanted))
+            if wanted:
+                progress = _Progress(listener, rows - left, rows)
+                stage.run(archive.job, wanted, processes=settings.workers, progress=progress.add)
+    return rows
+
+
+def _built(source: Path, out: Path, settings: Settings, listener: Listener, first: FirstStage) -> Totals:
     archive = _survey(source, out, settings, listener)
     with output.speaking("--out", out):
         made = output.make_folders(out)
+        output.warn_if_open(out, listener.note)
         with files.lock(out):
-            totals = _build(archive, out, settings, listener)
+            slices.refuse_running(out)
+            totals = _build(archive, out, settings, listener, first)
             if totals.written and settings.id_map is not None:
                 _write_id_map(settings.id_map, archive, out)
     if not totals.written:
@@ -122,15 +161,15 @@ def _stated(found: Sequence[Found], settings: Settings, listener: Listener) -> t
     return stated, remarks + counts
 
 
-def _build(archive: Archive, out: Path, settings: Settings, listener: Listener) -> Totals:
+def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, first: FirstStage) -> Totals:
     """Under the lock: both stages, the index last."""
     identity = _identity(archive, settings)
     tools = _tools()
     if output.claim(out, identity, tools) == output.Found.COMPLETE:
         return _complete(out, listener)
-    chunks = _first_stage(archive, out, settings, listener)
+    chunks = first(archive, out, settings, listener)
     work = archive.job.work
-    resolution = _resolve(work, chunks, settings.filters)
+    resolution = together.resolve(work, chunks, settings)
     plan = pack.Plan(work, out, settings.name, settings.samples_per_shard)
     counts = pack.pack(plan, stage.records(work, chunks), resolution)
     scanned = sum(1 for _ in stage.records(work, chunks))
@@ -141,11 +180,12 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener) 
             "site": settings.site,
             "ids": pseudonyms.NORMALISATION,
             "made_from": identity,
-            "made_with": tools,
+            "made_with": {**tools, "python": platform.python_version(), "libjpeg": _libjpeg()},
             "totals": dataclasses.asdict(totals),
             **({"balance": str(settings.filters.balance)} if settings.filters.balance else {}),
+            "anonymity": resolution.release.facts(),
         }
-        index = shard_index.write(out, facts)
+        index = shard_index.write(out, facts, manifest=facts)
         assert index.samples == totals.written, (index.samples, totals)
         output.finish(out)
     return totals
@@ -160,21 +200,8 @@ def _tools() -> dict[str, str]:
     return found
 
 
-def _resolve(work: Path, chunks: int, filters: Filters) -> dedup.Resolution:
-    """What only the whole archive can tell: what is rare, what is refused, which photographs are one."""
-
-    def records() -> Iterator[Record]:
-        return (record for _, record in stage.records(work, chunks))
-
-    strata = longtail.survey(records(), filters)
-    groups = dedup.same_pixels(records(), strata.refused)
-    if filters.near_duplicates != NearDuplicates.OFF:
-        without = {*groups.original, *groups.repeated, *strata.refused}
-        near = looks.find(work, stage.records(work, chunks), without)
-        merged = set(near) - strata.rare if filters.near_duplicates == NearDuplicates.MERGE else set()
-        groups = dedup.with_near(groups, near, merged)
-    groups = dataclasses.replace(groups, counts={**groups.counts, **strata.counts})
-    return dedup.resolve(records, groups, clusters=strata.clusters)
+def _libjpeg() -> str:
+    return features.version("libjpeg_turbo") or features.version("jpg") or "unknown"
 
 
 def _complete(out: Path, listener: Listener) -> Totals:
@@ -204,6 +231,13 @@ def _first_stage(archive: Archive, out: Path, settings: Settings, listener: List
         output.drop_shards(out)
         stage.run(archive.job, wanted, processes=settings.workers, progress=progress.add)
         stage.require_readable(archive.job.work, len(planned))
+    return len(planned)
+
+
+def _slices_made(archive: Archive, out: Path, settings: Settings, listener: Listener) -> int:
+    """All chunks must be there; give their number."""
+    planned = stage.chunks(archive.found, archive.stated)
+    slices.require_all(out, stage.missing(archive.job, planned))
     return len(planned)
 
 

@@ -1,49 +1,23 @@
 """Same decoded pixels -> one sample with aliases; near duplicates marked; patients that share one -> a group.
 
-In: the records of all files in the order of the scan, three times. Out: a `Resolution`: which files are
-duplicates of which, who belongs together, the order of visits. Memory: about 200 bytes a photograph.
+In: the records of all files in the order of the scan, and which of them are one photograph (`copies`).
+Out: a `Resolution`: who belongs together, the order of visits. Memory: about 200 bytes a photograph.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ssl_retina.archive.attributes import DEVICES_LIMIT
+from ssl_retina.archive.copies import Groups, same_pixels
 from ssl_retina.archive.devices import Usage
+from ssl_retina.archive.disclosure import PLAIN, Collector, Release, Rule
 from ssl_retina.archive.worker import Record
 
-REPEATED = "repeated"
-COPIES_LIMIT = 256
-"""More equal pictures than this are a placeholder ("no image available"), not a photograph of an eye: all are
-rejected, else one such file would make one group of all patients, and a JSON above its limit."""
+DEVICE_REMARK = "of device "
 
 Records = Callable[[], Iterable[Record]]
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Which photographs are one, by number in the scan.
-
-    original: duplicate -> the photograph it is an alias of. repeated: files rejected as placeholders.
-    near: near duplicate that stays -> the photograph that leads its group. refused: number -> why a filter
-    takes it out. counts: what to tell of them.
-    """
-
-    original: Mapping[int, int]
-    repeated: frozenset[int]
-    near: Mapping[int, int] = field(default_factory=dict)
-    refused: Mapping[int, str] = field(default_factory=dict)
-    counts: Mapping[str, int] = field(default_factory=dict)
-
-    def leader(self, number: int) -> int:
-        """The photograph that stands for all copies of this one, near ones included."""
-        first = self.original.get(number, number)
-        return self.near.get(first, first)
-
-    def out(self, number: int, record: Record) -> bool:
-        """Whether the file becomes neither a sample nor an alias."""
-        return bool(record.get("reason")) or number in self.repeated or number in self.refused
 
 
 @dataclass(frozen=True)
@@ -54,7 +28,8 @@ class Resolution:
     duplicates. root: patient (or file of several pictures without a patient) -> the group's name, where
     several share a photograph. conflicts: leaders of photographs that lie under several patients. visits:
     patient -> its visit orders, sorted. devices: those that are written. clusters: number -> cluster.
-    counts: of id_conflict and the like, in samples.
+    counts: of id_conflict and the like, in samples. release: what is written of age, sex, days and rare
+    combinations.
     """
 
     groups: Groups
@@ -67,16 +42,17 @@ class Resolution:
     devices_dropped: bool
     clusters: Sequence[int]
     counts: Mapping[str, int]
+    release: Release = Release()
 
     def sample(self, number: int, record: Record) -> dict[str, Any]:
         """The sample's JSON: the contract's fields and no others."""
         copies = self.copies.get(number, ())
         together = (record, *copies)
-        belong = sorted(filter(None, map(_owner, together)))
+        belong = sorted(filter(None, map(owner, together)))
         splits = {part for one in together for part in one["split"].split("|") if part}
         plain = ("key", "name", "modality", "width", "height", "source_width", "source_height")
         place = ("volume", "slice", "slices")
-        return {
+        sample = {
             **{name: record[name] for name in (*plain, *place)},
             "patient": record["patient"],
             "group": self.root.get(belong[0], belong[0]) if belong else record["key"],
@@ -92,6 +68,7 @@ class Resolution:
             "cluster": f"c{self.clusters[number]:02d}" if self.clusters else None,
             "pixels_sha256": record["pixels_sha256"],
         }
+        return self.release.apply(number, record, sample)
 
     def original_key(self, number: int) -> str:
         """The key of the sample that a duplicate is an alias of."""
@@ -103,13 +80,16 @@ class Resolution:
         return self.visits[record["patient"]].index(record["visit_order"])
 
 
-def resolve(records: Records, groups: Groups | None = None, *, clusters: Sequence[int] = ()) -> Resolution:
+def resolve(
+    records: Records, groups: Groups | None = None, *, clusters: Sequence[int] = (), rule: Rule = PLAIN
+) -> Resolution:
     """Read all records once more; `groups` None: exact duplicates alone."""
     groups = groups or same_pixels(records())
     copied = _Copied(groups)
     visits: dict[str, set[int]] = {}
     patients: set[str] = set()
     usage = Usage()
+    known = Collector(rule, groups.original)
     samples: Counter[str | None] = Counter()
     counts: Counter[str] = Counter(groups.counts)
     for number, record in enumerate(records()):
@@ -121,6 +101,7 @@ def resolve(records: Records, groups: Groups | None = None, *, clusters: Sequenc
             patients.add(record["patient"])
             if record["visit_order"] is not None:
                 visits.setdefault(record["patient"], set()).add(record["visit_order"])
+        known.add(number, record)
         usage.add(record["device"], record["patient"])
         samples[record["device"]] += number not in groups.original
     for one in copied.exact():
@@ -129,17 +110,19 @@ def resolve(records: Records, groups: Groups | None = None, *, clusters: Sequenc
     counts["id_conflict"] = copied.samples_in(conflicts)
     counts["patients"] = len(patients)
     devices, told = _devices(usage, samples)
+    release = known.release(visits)
     return Resolution(
         groups=groups,
         keys=copied.keys(),
         copies=copied.copies(),
-        root=_roots(copied.together()),
+        root=roots(copied.together()),
         conflicts=conflicts,
         visits={patient: tuple(sorted(orders)) for patient, orders in visits.items()},
         devices=devices,
         devices_dropped=usage.distinct > DEVICES_LIMIT,
         clusters=clusters,
-        counts=+(counts + told),
+        counts=+(counts + told + Counter(release.counts)),
+        release=release,
     )
 
 
@@ -212,40 +195,14 @@ def _devices(usage: Usage, samples: Counter[str | None]) -> tuple[frozenset[str]
     if usage.distinct > DEVICES_LIMIT:
         return frozenset(), Counter()
     people = usage.identities()
-    told = Counter(
-        {
-            f"of device {device!r}, a name that is written in clear": samples[device]
-            for device in known - people
-        }
-    )
+    told = Counter({device_remark(device): samples[device] for device in known - people})
     told["device_unknown"] = sum(samples[device] for device in people)
     return known - people, told
 
 
-def same_pixels(records: Iterable[Record], refused: Mapping[int, str] | None = None) -> Groups:
-    """Exact duplicates, and sets that are too large to be photographs; `refused` files are not looked at."""
-    refused = refused or {}
-    first: dict[bytes, int] = {}
-    original: dict[int, int] = {}
-    for number, record in enumerate(records):
-        if not record.get("reason") and number not in refused:
-            same = first.setdefault(bytes.fromhex(record["pixels_sha256"]), number)
-            if same != number:
-                original[number] = same
-    sizes = Counter(original.values())
-    placeholders = {at for at, copies in sizes.items() if copies >= COPIES_LIMIT}
-    repeated = frozenset(number for number, at in original.items() if at in placeholders) | placeholders
-    kept = {number: at for number, at in original.items() if at not in placeholders}
-    return Groups(kept, repeated, refused=refused)
-
-
-def with_near(groups: Groups, near: Mapping[int, int], merged: Collection[int]) -> Groups:
-    """Add near duplicates (copy -> leader): those in `merged` become aliases, the others are marked."""
-    gone = {copy: leader for copy, leader in near.items() if copy in merged}
-    original = {number: gone.get(first, first) for number, first in groups.original.items()} | gone
-    marked = {copy: leader for copy, leader in near.items() if copy not in gone}
-    counts = {"near_duplicate": len(marked), "near_merged": len(gone)}
-    return replace(groups, original=original, near=marked, counts={**groups.counts, **counts})
+def device_remark(device: str) -> str:
+    """What is told about a device that is written."""
+    return f"{DEVICE_REMARK}{device!r}, a name that is written in clear"
 
 
 def _remarks(group: list[Record]) -> Counter[str]:
@@ -268,13 +225,13 @@ def _one_eye(together: Iterable[Record]) -> str:
     return eye
 
 
-def _owner(record: Record) -> str | None:
+def owner(record: Record) -> str | None:
     """Who a photograph belongs to: its patient, else its file where that holds several pictures."""
     owner: str | None = record["patient"] or (record["file"] if record.get("place") else None)
     return owner
 
 
-def _roots(sets: Iterable[list[Record]]) -> dict[str, str]:
+def roots(sets: Iterable[list[Record]]) -> dict[str, str]:
     """Union-find over owners that share a photograph; the smallest pseudonym names the group."""
     parent: dict[str, str] = {}
 
@@ -285,7 +242,7 @@ def _roots(sets: Iterable[list[Record]]) -> dict[str, str]:
         return patient
 
     for group in sets:
-        owners = sorted(set(filter(None, map(_owner, group))))
+        owners = sorted(set(filter(None, map(owner, group))))
         for other in owners[1:]:
             low, high = sorted((root(owners[0]), root(other)))
             parent[high] = low

@@ -3,6 +3,7 @@
 In: a path, what a table states, what the file itself states. Out: an `Identity` without one raw word.
 """
 
+import datetime
 import hashlib
 import hmac
 from collections.abc import Mapping
@@ -23,7 +24,8 @@ class Identity:
     key, file, name, volume, patient: pseudonyms (patient None: unknown; volume None: no slice of a volume).
     place: which picture of the file, empty where it has one. slice, slices: the place in the volume.
     visit_order orders a patient's visits and is a number shifted by a secret of the patient, never a date; it
-    does not leave the work folder. remarks: codes to count, such as eye_conflict.
+    does not leave the work folder; nor does day_order, the same for days where the visit is a date.
+    remarks: codes to count, such as eye_conflict.
     """
 
     key: str
@@ -39,6 +41,9 @@ class Identity:
     visit_order: int | None
     split: str
     remarks: tuple[str, ...]
+    age: str | None = None
+    sex: str | None = None
+    day_order: int | None = None
 
 
 def identify(
@@ -72,6 +77,9 @@ def identify(
         visit_order=None if visit is None or patient is None else visit + _shift(key, patient),
         split=stated.split or "",
         remarks=tuple(code for code, present in seen.items() if present),
+        age=stated.age,
+        sex=stated.sex,
+        day_order=_day(visit, key, patient),
     )
 
 
@@ -87,6 +95,17 @@ def _eye(stated: str | None, own: str | None) -> tuple[str, bool]:
     if len(known) == 2:
         return "unknown", True
     return (known.pop() or "unknown" if known else "unknown"), False
+
+
+def _day(visit: int | None, key: bytes, patient: str | None) -> int | None:
+    """The day of a visit that is a date (YYYYMMDD), shifted by the patient's secret."""
+    if visit is None or patient is None:
+        return None
+    try:
+        day = datetime.date(visit // 10000, visit // 100 % 100, visit % 100)
+    except ValueError:
+        return None
+    return day.toordinal() + _shift(key, patient)
 
 
 def _shift(key: bytes, patient: str) -> int:

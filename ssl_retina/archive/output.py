@@ -6,13 +6,17 @@ In: a folder and what identifies a run. Out: fresh, to be continued or complete;
 import contextlib
 import errno
 import json
+import os
+import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from ssl_retina import files, shard_index, shards
+from ssl_retina.archive import exchange
 from ssl_retina.errors import InputError, StateError
 from ssl_retina.shards import Index
 
@@ -51,7 +55,13 @@ def claim(out: Path, identity: Mapping[str, Any], tools: Mapping[str, str]) -> F
     identity: settings, key fingerprint, digests of listing and attributes. tools: versions that decide the
     bytes; they must stay the same within one build. Raises StateError for an output of something else.
     """
+    exchange.finish(out)
     _sweep(out)
+    return join(out, identity, tools)
+
+
+def join(out: Path, identity: Mapping[str, Any], tools: Mapping[str, str]) -> Found:
+    """What `claim` does, without the lock, and without sweeping up: for one of several processes (slices)."""
     if (out / shards.INDEX_NAME).exists():
         made = shards.read_index(out).facts.get("made_from")
         _compare(out, made if isinstance(made, dict) else {}, identity)
@@ -66,8 +76,23 @@ def claim(out: Path, identity: Mapping[str, Any], tools: Mapping[str, str]) -> F
     if foreign:
         raise StateError(f"{out} holds {len(foreign)} files of something else: give an empty or new --out")
     work.mkdir(exist_ok=True)
-    files.write_json(work / PLAN_NAME, plan)
+    if not _first(work / PLAN_NAME, plan):
+        _compare(out, json.loads((work / PLAN_NAME).read_bytes()), plan)
+        return Found.UNFINISHED
     return Found.NOTHING
+
+
+def _first(path: Path, plan: Mapping[str, Any]) -> bool:
+    """Write the plan unless another slice was first; a link fails where a rename would replace."""
+    candidate = path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
+    files.write_json(candidate, plan)
+    try:
+        os.link(candidate, path)
+    except FileExistsError:
+        return False
+    finally:
+        candidate.unlink()
+    return True
 
 
 def require_intact(out: Path, index: Index) -> None:
@@ -128,10 +153,16 @@ def finish(out: Path) -> None:
 
 
 def make_folders(out: Path) -> list[Path]:
-    """Create `out` and its parents; give those that were not there, deepest first."""
+    """Create `out`, for this user alone, and its parents; give those that were not there, deepest first."""
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(mode=files.PRIVATE_FOLDER, parents=True, exist_ok=True)
     return made
+
+
+def warn_if_open(out: Path, note: Callable[[str], None]) -> None:
+    """Say that other users can read a folder that was there before: it is the user's to close."""
+    if stat.S_IMODE(out.stat().st_mode) & 0o007:
+        note(f"WARNING: every user of this machine can read {out}: chmod 700 {out}")
 
 
 def withdraw(out: Path, made: list[Path]) -> None:

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from webdataset import TarWriter
 
 from ssl_retina import files, shards
 from ssl_retina.archive import worker
-from ssl_retina.archive.dedup import REPEATED, Resolution
+from ssl_retina.archive.copies import REPEATED
+from ssl_retina.archive.dedup import Resolution
 from ssl_retina.archive.worker import Record
 from ssl_retina.errors import StateError
 
@@ -57,7 +58,7 @@ def pack(plan: Plan, records: Iterable[tuple[int, Record]], resolution: Resoluti
     """
     counts: Counter[str] = Counter()
     with (
-        files.whole(plan.out / shards.LEDGER_NAME) as temporary,
+        files.whole(plan.out / shards.LEDGER_NAME, files.mode_beside(plan.out)) as temporary,
         temporary.open("w", encoding="utf-8") as ledger,
     ):
         collected: list[Item] = []
@@ -80,7 +81,10 @@ def pack(plan: Plan, records: Iterable[tuple[int, Record]], resolution: Resoluti
 def _items(
     records: Iterable[tuple[int, Record]], resolution: Resolution
 ) -> Iterator[tuple[Item | None, dict[str, str]]]:
-    """Every row of the scan as its ledger line, with its item where it becomes a sample."""
+    """Every row of the scan as its ledger line, with its item where it becomes a sample.
+
+    `source` of a line is the keyed digest of the file's bytes; "" where they could not be read.
+    """
     seen: set[str] = set()
     groups = resolution.groups
     for number, (chunk, record) in enumerate(records):
@@ -88,7 +92,7 @@ def _items(
         assert shards.KEY_PATTERN.fullmatch(key), "a key that is no pseudonym"
         assert key not in seen, f"key {key} twice"
         seen.add(key)
-        line = {"key": key, "reason": record.get("reason", ""), "detail": record.get("detail", "")}
+        line = {name: record.get(name, "") for name in ("key", "reason", "detail", "source")}
         if record.get("place"):
             line |= {"file": record["file"], "place": record["place"]}
         if number in groups.repeated or number in groups.refused:
@@ -103,13 +107,23 @@ def _items(
             yield _item(chunk, record, resolution.sample(number, record)), line
 
 
-def _item(chunk: int, record: Record, sample: Mapping[str, Any]) -> Item:
+def encoded(sample: Mapping[str, Any]) -> bytes:
+    """A sample's JSON as it stands in a shard."""
     facts = json.dumps(sample, sort_keys=True, separators=(",", ":")).encode()
     assert len(facts) <= shards.JSON_LIMIT, "a sample's JSON above the limit"
+    return facts
+
+
+def writer(stream: BinaryIO) -> TarWriter:
+    """A tar on an open file; modification time and owner are fixed: the same samples give the same bytes."""
+    return TarWriter(stream, encoder=False, mtime=0, user=OWNER, group=OWNER)
+
+
+def _item(chunk: int, record: Record, sample: Mapping[str, Any]) -> Item:
     return Item(
         key=record["key"],
         suffix=record["suffix"],
-        facts=facts,
+        facts=encoded(sample),
         chunk=chunk,
         offset=record["offset"],
         size=record["bytes"],
@@ -124,9 +138,9 @@ def _shard(plan: Plan, number: int, items: list[Item]) -> int:
     size = _tar_size(items)
     if path.is_file() and path.stat().st_size == size:
         return 1
-    with files.whole(path) as temporary, temporary.open("wb") as stream:
-        # mtime and owner fixed: the same samples give the same bytes
-        with TarWriter(stream, encoder=False, mtime=0, user=OWNER, group=OWNER) as tar:
+    private = files.mode_beside(plan.out)
+    with files.whole(path, private) as temporary, temporary.open("wb") as stream:
+        with writer(stream) as tar:
             for item, image in _with_images(plan.work, items):
                 tar.write({"__key__": item.key, item.suffix: image, "json": item.facts})
         stream.flush()

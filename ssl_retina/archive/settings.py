@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ssl_retina.archive.disclosure import DATES, Rule
 from ssl_retina.archive.encode import Encoding
 from ssl_retina.archive.filters import Filters
 from ssl_retina.archive.selection import Selection
@@ -32,6 +33,7 @@ class Settings:
     filters: what is marked, taken out, spared and weighted.
     site: goes into every pseudonym; name: begins the shards' names.
     key_file, id_map: the site's key; where to write the way back, if at all. processes: None is all cores.
+    k, dates: `disclosure.Rule`.
     """
 
     table: Path | None = None
@@ -49,6 +51,8 @@ class Settings:
     key_file: Path | None = None
     id_map: Path | None = None
     processes: int | None = None
+    k: int | None = None
+    dates: str = "order"
 
     def __post_init__(self) -> None:
         if not SMALLEST_SIZE <= self.size <= LARGEST_SIZE:
@@ -57,6 +61,10 @@ class Settings:
             raise InputError(f"--samples-per-shard {self.samples_per_shard}: at least 1")
         if self.processes is not None and self.processes < 1:
             raise InputError(f"--processes {self.processes}: at least 1")
+        if self.k is not None and self.k < 1:
+            raise InputError(f"--k {self.k}: at least 1 (1 makes nothing unknown)")
+        if self.dates not in DATES:
+            raise InputError(f"--dates {self.dates}: one of {', '.join(DATES)}")
         if self.columns and self.table is None:
             raise InputError("--map says which column of a table is which: give the table too (--table CSV)")
         for option, word in (("--name", self.name), ("--site", self.site or "none")):
@@ -67,6 +75,11 @@ class Settings:
     def workers(self) -> int:
         """How many worker processes are asked for."""
         return self.processes or _cores()
+
+    @property
+    def rule(self) -> Rule:
+        """What may be written of a patient beside the pictures."""
+        return Rule(self.k, self.dates)
 
     def decisive(self) -> dict[str, Any]:
         """What decides the bytes of the output, beside the archive, its table and the key."""
@@ -84,6 +97,8 @@ class Settings:
             **self.filters.decisive(),
             "site": self.site,
             "name": self.name,
+            "k": self.k,
+            "dates": self.dates,
         }
 
 

@@ -1,7 +1,7 @@
 """A table (CSV, Excel, Parquet) about the archive -> which of its columns are used, and what each row states.
 
 In: a file and `--map ours=Theirs`. Out: a `Table` of file names and `Attributes`. Label columns are never
-taken: only the six attributes below have a meaning here.
+taken: only the attributes below have a meaning here.
 """
 
 import re
@@ -32,8 +32,12 @@ COMMON = {
     "visit": ("visit", "visitnumber", "visitid", "visitdate", "examdate", "studydate", "acquisitiondate"),
     "split": ("split", "subset", "partition", "fold"),
     "modality": ("modality", "imagemodality", "imagetype"),
+    "age": (),
+    "sex": (),
 }
-"""Names of columns, without case, spaces and punctuation, in the order in which they are preferred."""
+"""Names of columns, without case, spaces and punctuation, in the order in which they are preferred.
+
+Age and sex are taken only where the user says so (`--map age=Age`)."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,17 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from ssl_retina import files, pseudonyms
-from ssl_retina.archive import clean, containers, deidentify, features, look, quality, readers, text
+from ssl_retina.archive import (
+    clean,
+    containers,
+    deidentify,
+    features,
+    fingerprint,
+    look,
+    quality,
+    readers,
+    text,
+)
 from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.encode import Encoding, encode
 from ssl_retina.archive.found import Found
@@ -99,7 +109,7 @@ def process_chunks(job: Job, chunks: Sequence[Chunk]) -> list[list[str]]:
 def process_chunk(job: Job, chunk: Chunk, reader: containers.Reader) -> list[str]:
     """Make one chunk; give the reason of each row, empty where a picture of it did not fail by our doing."""
     images = images_path(job.work, chunk.number)
-    with files.whole(images) as temporary, temporary.open("wb") as stream:
+    with files.whole(images, 0o600) as temporary, temporary.open("wb") as stream:
         made = [_records(job, source, stream) for source in _opened(job, chunk, reader)]
     content = {
         "bytes": images.stat().st_size,
@@ -108,7 +118,7 @@ def process_chunk(job: Job, chunk: Chunk, reader: containers.Reader) -> list[str
         "records": [record for records in made for record in records],
     }
     spelled = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    files.write_bytes(records_path(job.work, chunk.number), spelled.encode())
+    files.write_bytes(records_path(job.work, chunk.number), spelled.encode(), 0o600)
     return [_reason(records) for records in made]
 
 
@@ -133,13 +143,20 @@ def _opened(job: Job, chunk: Chunk, reader: containers.Reader) -> Iterator[_Sour
 
 
 def _records(job: Job, source: _Source, stream: BinaryIO) -> list[Record]:
-    """The records of one file, one for each of its pictures."""
+    """The records of one file, one for each of its pictures; each with a digest of the file."""
+    digest = ""
     try:
         with _Unforeseen():
-            parts = _parts(job, source)
+            if source.found.reason:
+                raise Rejected(source.found.reason)
+            content = source.content()
+            digest = fingerprint.of_bytes(job.key, content)
+            parts = _parts(job, source.found, content)
     except Rejected as refusal:
-        return [_refused(job, source.found, WHOLE, refusal)]
-    return [_record(job, source, part, stream) for part in parts]
+        made = [_refused(job, source.found, WHOLE, refusal)]
+    else:
+        made = [_record(job, source, part, stream) for part in parts]
+    return [record | {"source": digest} for record in made]
 
 
 def _refused(job: Job, found: Found, place: Place, refusal: Rejected) -> Record:
@@ -213,11 +230,9 @@ def _quality(cleaned: clean.Cleaned) -> dict[str, Any] | None:
     return quality.assess(cleaned.pixels, cleaned.field_of_view).facts()
 
 
-def _parts(job: Job, source: _Source) -> Sequence[Part]:
+def _parts(job: Job, found: Found, content: bytes) -> Sequence[Part]:
     """The pictures of a file. Raises Rejected."""
-    if source.found.reason:
-        raise Rejected(source.found.reason)
-    parts = readers.parts(source.content(), source.found.path, job.selection)
+    parts = readers.parts(content, found.path, job.selection)
     if not parts:
         raise Rejected("no_picture")
     return parts

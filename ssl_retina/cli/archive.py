@@ -1,4 +1,4 @@
-"""The verb `shard`: an archive of raw files -> de-identified shards. Registers `inspect` too."""
+"""The verb `shard`: raw files -> de-identified shards. Registers `inspect` and `withdraw` too."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssl_retina.archive.filters import Balance, Filters, NearDuplicates
-from ssl_retina.cli import console, inspect
+from ssl_retina.cli import console, inspect, withdraw
 
 if TYPE_CHECKING:
     from ssl_retina.archive.settings import Totals
@@ -43,6 +43,12 @@ REMARKS = {
     "rare_spared": "files of the rare stratum that --min-quality would have rejected: kept",
     "no_field_of_view": "photographs without a found field of view: nothing of them was made black",
     "device_unknown": "photographs whose device was dropped: no maker's word, or it looks like a person",
+    "unknown_age": "cells of the age column that are no years",
+    "unknown_sex": "cells of the sex column that are none of F, M, female, male",
+    "suppressed_age": "photographs whose age was made unknown: fewer than k patients share what is known",
+    "suppressed_sex": "photographs whose sex was made unknown too",
+    "suppressed_visit": "photographs whose visit was made unknown too",
+    "suppressed_device": "photographs whose device was made unknown too",
     "devices_dropped": "more than 64 different devices: that is free text, none was written",
 }
 
@@ -81,10 +87,18 @@ class Pages(StrEnum):
     ALL = "all"
 
 
+class Dates(StrEnum):
+    """What is written of a visit's date."""
+
+    ORDER = "order"
+    SHIFT = "shift"
+
+
 def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
     app.command("shard", epilog=EPILOG)(shard)
     inspect.register(app)
+    withdraw.register(app)
 
 
 def shard(
@@ -97,7 +111,9 @@ def shard(
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option("--map", help="ours=Theirs: file, patient, eye, device, visit, split or modality."),
+        typer.Option(
+            "--map", help="ours=Theirs: file, patient, eye, device, visit, split, modality, age or sex."
+        ),
     ] = None,
     pattern: Annotated[
         str | None,
@@ -144,18 +160,37 @@ def shard(
     id_map: Annotated[
         Path | None, typer.Option(help="Write the way back from pseudonyms here (0600, keep it safe).")
     ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            help="Rare age, sex, visits, device: unknown below k patients (5 if age or sex are mapped)."
+        ),
+    ] = None,
+    dates: Annotated[
+        Dates, typer.Option(help="order: of visits alone. shift: also days since the patient's first visit.")
+    ] = Dates.ORDER,
     name: Annotated[str, typer.Option(help="How the shards' names begin.")] = "retina",
     samples_per_shard: Annotated[int, typer.Option(help="Images in one tar.")] = 2048,
     processes: Annotated[int | None, typer.Option(help="Worker processes; default: all cores.")] = None,
+    part: Annotated[
+        str | None,
+        typer.Option("--slice", help="Make the i-th of n parts of the work (i/n), for SLURM arrays."),
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Put the slices together; refused while one is missing.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON on stdout.")] = False,
 ) -> None:
     """Turn an archive into de-identified WebDataset shards; a second start continues a killed one."""
-    from ssl_retina.archive import build
+    from ssl_retina.archive import build, slices
     from ssl_retina.archive.encode import Encoding
     from ssl_retina.archive.selection import Selection
     from ssl_retina.archive.table import parse_map
-    from ssl_retina.errors import InterruptedRunError
+    from ssl_retina.errors import InputError, InterruptedRunError
+    from ssl_retina.report.pages import complete as complete_pages
 
+    if part is not None and (merge or id_map is not None):
+        raise InputError("--slice makes a part of the work: --merge and --id-map belong to the last step")
     settings = build.Settings(
         table=table,
         columns=parse_map(columns or []),
@@ -170,17 +205,31 @@ def shard(
         site=site,
         name=name,
         key_file=key_file,
+        k=k,
+        dates=dates.value,
         id_map=id_map,
         processes=processes,
     )
     try:
         with _progress() as progress:
-            totals = build.build(source, out, settings, build.Listener(console.note, progress))
+            listener = build.Listener(console.note, progress)
+            if part is not None:
+                rows = build.build_slice(source, out, settings, slices.parse(part), listener)
+                _tell_slice(part, rows, out, as_json=json)
+                return
+            totals = (build.merge if merge else build.build)(source, out, settings, listener)
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; the same command continues") from None
+    complete_pages(out)
     _summary(totals, out)
     if json:
         console.result(totals.counts())
+
+
+def _tell_slice(part: str, rows: int, out: Path, *, as_json: bool) -> None:
+    console.note(f"slice {part}: {rows:,} files are done; when all slices are: the same command with --merge")
+    if as_json:
+        console.result({"slice": part, "files": rows})
 
 
 @contextmanager

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from ssl_retina.data.inspection import Report
 
 WORDS_SHOWN = 12
+PROOF = {
+    "manifest": "manifest.json: source files, settings, key, ledger, shards and index are one chain",
+    "none": "no manifest.json: an earlier version or another tool made the set, from what is not proven",
+    "broken": "manifest.json: the chain is broken, see below",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +30,9 @@ def inspect(
     write_index: Annotated[
         bool, typer.Option("--write-index", help="First index the tars: makes any WebDataset readable here.")
     ] = False,
+    datasheet: Annotated[
+        Path | None, typer.Option(help="Also write a page (HTML) about the set here; it shows photographs.")
+    ] = None,
 ) -> None:
     """Verify shards: counts, hashes, structure, every image decoded; show what they hold.
 
@@ -46,6 +54,20 @@ def inspect(
     if report.damage:
         listed = "\n".join(f"  {sentence}" for sentence in report.damage)
         raise ShardError(f"{len(report.damage)} findings in {folder}\n{listed}")
+    if datasheet is not None:
+        _write_datasheet(folder, datasheet)
+
+
+def _write_datasheet(folder: Path, path: Path) -> None:
+    from ssl_retina import shards
+    from ssl_retina.errors import InputError
+    from ssl_retina.report import datasheet
+
+    try:
+        datasheet.write(shards.read_index(folder), path)
+    except OSError as error:
+        raise InputError(f"--datasheet {path} cannot be written: {error.strerror or error}") from None
+    console.note(f"datasheet: {path}")
 
 
 def _looked_at(folder: Path, write_index: bool) -> "Report":
@@ -71,6 +93,7 @@ def _show(report: "Report") -> None:
     if report.ignored:
         print(f"ignored   {_counts({f'.{suffix}': count for suffix, count in report.ignored.items()})}")
     print(f"index     {report.digest}")
+    print(f"proof     {PROOF[report.proof]}")
     print("damage    none" if not report.damage else f"damage    {len(report.damage)} findings")
 
 

@@ -6,7 +6,7 @@ of every shard, structure of every tar, CRC-32 and a full decode of every image.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,12 @@ from ssl_retina import files, positions, shard_index, shards
 from ssl_retina.data.images import Undecodable, decode
 from ssl_retina.errors import InputError, ShardError, StateError
 from ssl_retina.shard_index import Member
+from ssl_retina.shard_index.manifest import SEALED
 from ssl_retina.shards import COLUMNS, Index, Reader
 
 CHUNK = 256
 UNFINISHED = ".work"
 """The archive step's work folder; it is gone when the set is complete."""
-OWN_FACTS = ("format", "columns", "positions_sha256")
-"""What `shard_index.write` says itself; all other facts of an index stay when it is written again."""
 FACTS_OF_THE_SAMPLES = ("totals", "made_from")
 """What the archive step says of the samples it wrote; untrue once there are more or fewer."""
 
@@ -37,7 +36,8 @@ class Report:
 
     columns: for each column how many samples have each word. sizes: how many images are W x H pixels.
     ignored: members with other suffixes, which are never read. patients: how many are known, those of
-    duplicates included. groups: those who share a photograph count as one.
+    duplicates included. groups: those who share a photograph count as one. proof: whether the manifest holds:
+    `manifest`, `none` (there is none) or `broken`.
     """
 
     samples: int
@@ -49,6 +49,7 @@ class Report:
     columns: Mapping[str, Mapping[str, int]]
     sizes: Mapping[str, int]
     ignored: Mapping[str, int]
+    proof: str
     damage: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -92,8 +93,15 @@ def inspect(folder: Path, *, advance: Advance) -> Report:
         columns=columns,
         sizes=dict(seen.sizes.most_common()),
         ignored=dict(sorted(ignored.items())),
+        proof=_proof(index, damage),
         damage=tuple(dict.fromkeys(damage + seen.damage)),
     )
+
+
+def _proof(index: Index, damage: Sequence[str]) -> str:
+    if SEALED not in index.facts:
+        return "none"
+    return "broken" if damage else "manifest"
 
 
 def write_index(folder: Path, *, advance: Advance) -> Index:
@@ -101,11 +109,15 @@ def write_index(folder: Path, *, advance: Advance) -> Index:
 
     Raises StateError where an index of ours is there and fits, ShardError for tars that break the contract.
     """
+    if (folder / shards.EXCHANGE_NAME).exists():
+        shards.read_index(folder)  # says what to do
     if (folder / UNFINISHED).exists():
         raise StateError(f"{folder} is an unfinished output of ssl-retina shard: run the same command again")
     try:
         with files.lock(folder):
-            return shard_index.write(folder, _kept_facts(folder), progress=advance)
+            facts = _kept_facts(folder)
+            (folder / shards.MANIFEST_NAME).unlink(missing_ok=True)  # it proves what was there before
+            return shard_index.write(folder, facts, progress=advance)
     except OSError as error:
         raise InputError(
             f"no index was written to {folder} ({error.strerror}): it lies beside its shards, in a folder "
@@ -123,7 +135,7 @@ def _kept_facts(folder: Path) -> dict[str, Any]:
     if not shard_index.verify(index, hashes=True):
         raise StateError(f"{folder / shards.INDEX_NAME} is ours and fits its shards: nothing to write")
     now = sum(len(shard_index.members(tar)) for tar in shard_index.tars(folder))
-    stale = OWN_FACTS if now == index.samples else (*OWN_FACTS, *FACTS_OF_THE_SAMPLES)
+    stale = shard_index.OWN_FACTS if now == index.samples else (*shard_index.OWN_FACTS, *FACTS_OF_THE_SAMPLES)
     return {name: value for name, value in index.facts.items() if name not in stale}
 
 

@@ -13,6 +13,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 INK = "#010203"
@@ -133,6 +134,22 @@ def _svg(drawing: Figure) -> str:
     return re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 width="100%"', text, count=1).replace(
         ' height="', ' data-height="', 1
     )
+
+
+def bars(name: str, counts: Mapping[int, int], across: str, up: str) -> str:
+    """How often each number occurs, as bars; '' without any. `name` keeps figures of one page apart."""
+    if not counts:
+        return ""
+    with mpl.rc_context(_style(name)):
+        drawing = Figure(figsize=(4.2, 2.0), layout="constrained")
+        FigureCanvasSVG(drawing)
+        axes = drawing.subplots()
+        axes.bar(list(counts), list(counts.values()), color=BLUE, width=0.8)
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        return _svg(drawing)
 
 
 def contact_sheet(pictures: Sequence[Image.Image], *, columns: int, cell: int) -> bytes:

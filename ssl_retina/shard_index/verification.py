@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ssl_retina import files, shards
 from ssl_retina.errors import ShardError
+from ssl_retina.shard_index import manifest
 from ssl_retina.shard_index.walk import require_file, tars
 from ssl_retina.shards import Index, Shard
 
@@ -11,15 +12,15 @@ from ssl_retina.shards import Index, Shard
 def verify(index: Index, *, hashes: bool) -> list[str]:
     """Every difference between a set and its index; empty if there is none.
 
-    Missing, extra and empty shards, other sizes, another position table and, with `hashes`, other bytes
-    (reads everything once). Each sentence begins with the name of the shard.
+    Missing, extra and empty shards, other sizes, another position table, a broken chain of the manifest and,
+    with `hashes`, other bytes (reads everything once). Each sentence begins with the name of the file.
     """
     wrong = [sentence for shard in index.shards for sentence in _differences(index.folder, shard, hashes)]
     named = {shard.url for shard in index.shards}
     for path in tars(index.folder):
         if path.name not in named:
             wrong.append(f"{path.name} is not in {shards.INDEX_NAME}")
-    return wrong + _wrong_positions(index)
+    return wrong + _wrong_positions(index) + manifest.verify(index, hashes=hashes)
 
 
 def _differences(folder: Path, shard: Shard, hashes: bool) -> list[str]:

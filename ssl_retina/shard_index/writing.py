@@ -9,6 +9,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,49 +20,108 @@ from ssl_retina import files, shards
 from ssl_retina.errors import ShardError
 from ssl_retina.positions import UNKNOWN
 from ssl_retina.shard_index import weights
+from ssl_retina.shard_index.manifest import SEALED, seal
 from ssl_retina.shard_index.walk import Member, members, tars
 from ssl_retina.shards import Index, Shard
 
 KIND = "wids-shard-index-v1"
 VOCABULARY_LIMIT = 10_000
 WORD_LIMIT = 64
+OWN_FACTS = ("format", "columns", "positions_sha256", SEALED)
+"""What `write` says of a set itself; all other facts of an index stay when it is written again."""
 
 
 def _silent(samples: int) -> None:
     """Show no progress."""
 
 
-def write(folder: Path, facts: Mapping[str, Any], *, progress: Callable[[int], None] = _silent) -> Index:
-    """Index every `*.tar` of `folder`: `positions.npy` first, `index.json` last, both whole.
+@dataclass(frozen=True)
+class Kept:
+    """Shards of an older index of the same set that stay as they are: their rows and digests are taken over.
 
-    The same tars and facts give the same bytes. `progress` is told the samples of each finished shard.
+    index: the older index. names: of the shards that stay.
+    """
+
+    index: Index
+    names: frozenset[str]
+
+    def rows(self, shard: Shard) -> NDArray[np.void]:
+        """The shard's rows of the older table in the form of now, their weights 1."""
+        number = self.index.shards.index(shard)
+        start = sum(one.nsamples for one in self.index.shards[:number])
+        old = shards.read_positions(self.index)[start : start + shard.nsamples]
+        table = np.zeros(len(old), dtype=shards.POSITION)
+        for name in old.dtype.names or ():
+            table[name] = old[name]
+        table["weight"] = 1
+        return table
+
+
+def write(
+    folder: Path,
+    facts: Mapping[str, Any],
+    *,
+    manifest: Mapping[str, Any] | None = None,
+    kept: Kept | None = None,
+    progress: Callable[[int], None] = _silent,
+) -> Index:
+    """Index every `*.tar` of `folder`, and the `kept` ones of an older index: `index.json` last, all whole.
+
+    The same tars and facts give the same bytes. `manifest`: facts for `manifest.json`, which is written too
+    where they are given (the ledger lies in `folder` then). `progress` is told the samples of each shard.
     Raises ShardError for tars that break the contract (`members`), and for a key in two shards.
     """
-    found = tars(folder)
-    if not found:
+    known = {shard.url: shard for shard in kept.index.shards if shard.url in kept.names} if kept else {}
+    found = {tar.name: tar for tar in tars(folder)}
+    if not {*found, *known}:
         raise ShardError(shards.no_tars(folder))
-    for tar in found:
-        shards.check_url(tar.name, folder)
     vocabulary: dict[str, dict[str, int]] = {name: {} for name in shards.COLUMNS}
     listed: list[Shard] = []
     path = folder / shards.POSITIONS_NAME
-    with files.whole(path) as temporary:
+    mode = files.mode_beside(folder)
+    with files.whole(path, mode) as temporary:
         with temporary.open("wb") as stream:
             _write_header(stream, 0)
-            for number, tar in enumerate(found):
-                rows = _rows(tar, number, vocabulary)
+            for number, name in enumerate(sorted({*found, *known})):
+                shards.check_url(name, folder)
+                if kept and name in known:
+                    rows, shard = _taken_over(kept, known[name], number, vocabulary), known[name]
+                else:
+                    rows = _rows(found[name], number, vocabulary)
+                    shard = _shard(found[name], len(rows))
                 stream.write(rows.tobytes())
-                listed.append(Shard(tar.name, len(rows), tar.stat().st_size, files.sha256(tar)))
+                listed.append(shard)
                 progress(len(rows))
             stream.seek(0)
             _write_header(stream, sum(shard.nsamples for shard in listed))
         _refuse_twins(temporary, listed)
         weights.fill(temporary, facts.get(weights.BALANCE))
-        positions_sha256 = files.sha256(temporary)
+        table_sha256 = files.sha256(temporary)
     columns = {name: list(words) for name, words in vocabulary.items()}
-    ours = {**facts, "format": shards.FORMAT, "columns": columns, "positions_sha256": positions_sha256}
-    files.write_json(folder / shards.INDEX_NAME, _index_json(listed, ours))
+    ours = {**facts, "format": shards.FORMAT, "columns": columns, "positions_sha256": table_sha256}
+    if manifest is not None:
+        ours[SEALED] = seal(folder, manifest, _index_json(listed, ours), table_sha256)
+    files.write_json(folder / shards.INDEX_NAME, _index_json(listed, ours), mode)
     return shards.read_index(folder)
+
+
+def _shard(tar: Path, samples: int) -> Shard:
+    return Shard(tar.name, samples, tar.stat().st_size, files.sha256(tar))
+
+
+def _taken_over(
+    kept: Kept, shard: Shard, number: int, vocabulary: dict[str, dict[str, int]]
+) -> NDArray[np.void]:
+    """The rows of a shard that stays, with its new number, and codes in the new order of appearance."""
+    table = kept.rows(shard)
+    table["shard"] = number
+    for name, words in vocabulary.items():
+        old, first, place = np.unique(table[name], return_index=True, return_inverse=True)
+        for code in old[np.argsort(first)]:
+            words.setdefault(kept.index.columns[name][int(code)], len(words))
+        codes = [words[kept.index.columns[name][int(code)]] for code in old]
+        table[name] = np.asarray(codes, dtype=np.uint16)[place]
+    return table
 
 
 def _index_json(listed: Sequence[Shard], ours: Mapping[str, Any]) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def test_same_input_key_and_settings_give_the_same_bytes(tmp_path: Path, messy: 
     made = contents(tmp_path / "a")
     assert made == contents(tmp_path / "b")
     assert sorted(made) == [
-        *("index.json", "ledger.jsonl", "positions.npy"),
+        *("index.json", "ledger.jsonl", "manifest.json", "positions.npy"),
         *(f"retina-{number:06d}.tar" for number in range(3)),
     ]
 

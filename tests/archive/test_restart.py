@@ -191,5 +191,5 @@ def test_a_file_that_was_unreadable_gets_another_try(
     assert contents(tmp_path / "out") == contents(place / "whole")
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt

@@ -1,0 +1,237 @@
+"""A patient leaves a set: every photograph of theirs goes, and the set is whole again without them.
+
+In: a complete set, the patient's id as the archive writes it, the key. Out: the set without them, its ledger
+saying `withdrawn`, and counts. Neither the id nor the patient's pseudonym is printed or kept.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ssl_retina import files, pseudonyms, shard_index, shards
+from ssl_retina.archive import attributes, exchange, output, pack, revise
+from ssl_retina.archive.settings import Totals
+from ssl_retina.errors import InputError, ShardError, StateError
+from ssl_retina.shard_index import manifest
+from ssl_retina.shards import Index, Reader
+
+WITHDRAWN = "withdrawn"
+DERIVED = ("datasheet.html", "croissant.json")
+"""Pages about the set that may show the patient's photographs: they go too, and are made anew afterwards."""
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """What was taken out, in counts. A photograph that several patients share is the patient's: it goes.
+
+    samples: photographs removed; files: what the ledger now calls withdrawn, their copies included. shared:
+    of the samples, those that also lay under other patients; sharers: how many such patients. regrouped:
+    samples of others whose group has a new name. shards: rewritten, and removed where nothing was left.
+    earlier: digests of the set's older indexes, all of which held the patient or may have. digest: now.
+    """
+
+    samples: int
+    files: int
+    shared: int
+    sharers: int
+    regrouped: int
+    rewritten: int
+    removed: int
+    left: int
+    earlier: tuple[str, ...]
+    digest: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return {**asdict(self), "earlier": list(self.earlier)}
+
+
+@dataclass(frozen=True)
+class _Patient:
+    """Who is meant: the pseudonym, and the mark that stays in the index so that nobody brings them back."""
+
+    pseudonym: str
+    mark: str
+
+
+def withdraw(out: Path, patient: str, *, key_file: Path | None = None, site: str | None = None) -> Withdrawal:
+    """Take a patient out of a set, or finish a withdrawal that was interrupted.
+
+    Raises InputError for a patient who is not in the set, StateError for another key, a damaged set, another
+    writer, and a set that would be empty; nothing is changed then.
+    """
+    with output.speaking("the set", out), files.lock(out):
+        answer = exchange.finish(out)
+        index = shards.read_index(out)
+        who = _who(index, patient, key_file, site)
+        if answer is not None and answer.get("mark") == who.mark:
+            return _answered(answer)
+        if who.mark in index.facts.get(WITHDRAWN, ()):
+            return _nothing_left(index)
+        _require_whole(index)
+        reader = Reader(index)
+        try:
+            return _answered(_taken_out(index, reader, who))
+        finally:
+            reader.close()
+
+
+def _answered(answer: Mapping[str, Any]) -> Withdrawal:
+    told = {name: value for name, value in answer.items() if name != "mark"}
+    return Withdrawal(**{**told, "earlier": tuple(told["earlier"])})
+
+
+def _nothing_left(index: Index) -> Withdrawal:
+    return Withdrawal(0, 0, 0, 0, 0, 0, 0, index.samples, earlier(index.facts), index.digest)
+
+
+def earlier(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Digests of the indexes that the set had before, oldest first."""
+    return tuple(one["index"] for one in facts.get("history", ()))
+
+
+def _who(index: Index, patient: str, key_file: Path | None, site: str | None) -> _Patient:
+    made_with = index.facts.get("key_fingerprint")
+    if made_with is None:
+        raise StateError(
+            f"{index.folder} was not made by ssl-retina shard: its patients have no pseudonyms of ours. Take "
+            "the files out where the set was made, and index it again"
+        )
+    key = pseudonyms.read_key(key_file)
+    if pseudonyms.fingerprint(key) != made_with:
+        raise StateError(
+            f"the set was made with the key of fingerprint {made_with}, this is another key: --key-file FILE"
+        )
+    if attributes.patient(patient) is None:
+        raise InputError("--patient: this text names nobody (empty, zeros, 'anonymous' and the like)")
+    place = index.facts.get("site", "") if site is None else site
+    return _Patient(pseudonyms.patient(key, patient, place), pseudonyms.withdrawal_mark(key, patient, place))
+
+
+def _require_whole(index: Index) -> None:
+    """A damaged set is mended before anything is taken out of it: its proof would end here else."""
+    wrong = shard_index.verify(index, hashes=False)
+    ledger = index.folder / shards.LEDGER_NAME
+    if not ledger.is_file():
+        wrong.append(f"{ledger.name} is missing")
+    if wrong:
+        raise ShardError(
+            f"{index.folder} is damaged: {'; '.join(wrong[: output.WRONG_SHOWN])}. Nothing was taken out: "
+            "bring those files back from a copy first (ssl-retina inspect lists all)"
+        )
+
+
+def _taken_out(index: Index, reader: Reader, who: _Patient) -> dict[str, Any]:
+    """Find the patient's photographs, write the files that differ, put them into the set; the answer."""
+    gone: dict[int, revise.Facts] = {}
+    holdings = revise.Holdings()
+    for row, facts in revise.every(reader):
+        if who.pseudonym in revise.owners(facts):
+            gone[row] = facts
+        else:
+            holdings.add(facts)
+    if not gone:
+        raise InputError(_not_there(index))
+    if len(gone) == index.samples:
+        raise StateError(
+            f"{index.folder} holds photographs of this patient alone: remove that folder instead"
+        )
+    groups = {shards.group_number(facts["group"]) for facts in gone.values()}
+    mates = [row for row in range(len(reader)) if int(reader.positions[row]["group"]) in groups]
+    staying = ((row, reader.facts(row)) for row in mates if row not in gone)
+    several = _files_of_several(index.folder / shards.LEDGER_NAME)
+    changes = revise.regrouped(staying, several)
+    answer = _answer(index, gone, changes) | {"mark": who.mark}
+    changes |= dict.fromkeys(gone)
+    folder = exchange.begin(index.folder)
+    revised = revise.rewrite(index, reader, changes, folder)
+    counted = _write_ledger(index.folder, folder, {facts["key"] for facts in gone.values()}, several)
+    answer |= {"files": counted[0] + counted[1]}
+    answer |= {"rewritten": len(revised.rewritten), "removed": len(revised.removed)}
+    totals = _totals(index, counted, holdings, len(index.shards) - len(revised.removed))
+    new = revise.index_again(index, revised, folder, _facts(index, totals, who))
+    answer |= {"digest": new.digest}
+    exchange.commit(index.folder, [*revised.removed, *DERIVED], answer)
+    return answer
+
+
+def _files_of_several(ledger: Path) -> dict[str, str]:
+    """Key -> file of every picture that is not the only one of its file."""
+    return {line["key"]: line["file"] for line in manifest.lines(ledger) if "file" in line}
+
+
+def _answer(
+    index: Index, gone: Mapping[int, revise.Facts], regrouped: Mapping[int, object]
+) -> dict[str, Any]:
+    shared = [revise.owners(facts) for facts in gone.values() if len(revise.owners(facts)) > 1]
+    return {
+        "samples": len(gone),
+        "shared": len(shared),
+        "sharers": len(set().union(*shared)) - 1 if shared else 0,
+        "regrouped": len(regrouped),
+        "left": index.samples - len(gone),
+        "earlier": [*earlier(index.facts), index.digest],
+    }
+
+
+def _write_ledger(out: Path, folder: Path, keys: set[str], several: Mapping[str, str]) -> tuple[int, int]:
+    """The ledger with the patient's files as `withdrawn`: only their keys stay. Gives samples, duplicates.
+
+    A slice of theirs that was rejected keeps its reason and nothing else.
+    """
+    volumes = {several[key] for key in keys if key in several}
+    samples = duplicates = 0
+    with (
+        files.whole(folder / shards.LEDGER_NAME, files.mode_beside(folder)) as temporary,
+        temporary.open("w", encoding="utf-8") as stream,
+    ):
+        for line in manifest.lines(out / shards.LEDGER_NAME):
+            if line["key"] in keys or line.get("of") in keys:
+                samples += line["outcome"] == pack.WRITTEN
+                duplicates += line["outcome"] == pack.DUPLICATE
+                line = {"key": line["key"], "detail": "", "source": ""}
+                line |= {"outcome": pack.REJECTED, "reason": WITHDRAWN}
+            elif line.get("file") in volumes:
+                line = {**dict.fromkeys(("detail", "source"), ""), **_kept(line)}
+            stream.write(json.dumps(line, sort_keys=True) + "\n")
+    return samples, duplicates
+
+
+def _kept(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: line[name] for name in ("key", "outcome", "reason")}
+
+
+def _totals(index: Index, counted: tuple[int, int], holdings: revise.Holdings, number: int) -> Totals:
+    old = Totals(**index.facts["totals"])
+    files_gone = sum(counted)
+    return Totals(
+        scanned=old.scanned,
+        written=old.written - counted[0],
+        rejected=old.rejected + files_gone,
+        duplicates=old.duplicates - counted[1],
+        patients=len(holdings.patients),
+        shards=number,
+        reasons={**old.reasons, WITHDRAWN: old.reasons.get(WITHDRAWN, 0) + files_gone},
+        remarks=holdings.revised(old.remarks),
+    )
+
+
+def _facts(index: Index, totals: Totals, who: _Patient) -> dict[str, Any]:
+    """What the new index and its manifest say: that a withdrawal happened, not of whom."""
+    facts = {name: value for name, value in index.facts.items() if name not in shard_index.OWN_FACTS}
+    facts["totals"] = asdict(totals)
+    facts["history"] = [*facts.get("history", ()), {"what": WITHDRAWN, "index": index.digest}]
+    facts[WITHDRAWN] = sorted([*facts.get(WITHDRAWN, ()), who.mark])
+    return facts
+
+
+def _not_there(index: Index) -> str:
+    site = index.facts.get("site")
+    where = f" at site {site}" if site else ""
+    return (
+        f"{index.folder} holds no photograph of this patient{where}; nothing was changed. Give the id as the "
+        "table, the file names or the DICOM tags have it (capitals, spaces around it and leading zeros "
+        "do not matter), and --site where the set was made with another one"
+    )

@@ -1,0 +1,90 @@
+"""Verb `withdraw`: take a patient out of a set of shards; tell which runs have seen them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ssl_retina.cli import console, options
+
+if TYPE_CHECKING:
+    from ssl_retina.archive.withdraw import Withdrawal
+    from ssl_retina.release.exposure import Exposed
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("withdraw")(withdraw)
+
+
+def withdraw(
+    folder: Annotated[Path, typer.Argument(metavar="SHARDS", help="The set.")],
+    patient: Annotated[str, typer.Option(help="The patient's id as the archive writes it; it is not kept.")],
+    key_file: options.KeyFile = None,
+    site: Annotated[str | None, typer.Option(help="Site whose id it is; default: the set's own.")] = None,
+    runs: Annotated[
+        Path | None,
+        typer.Option(help="Also list the runs and exports in this folder that have seen the set."),
+    ] = None,
+    as_json: options.ResultAsJson = False,
+) -> None:
+    """Take a patient out: shards, index, ledger and manifest. Killed, the same command finishes.
+
+    Photographs that other patients share go too. The archive itself and copies of the set elsewhere stay as
+    they are: remove the patient there as well.
+
+    Example: ssl-retina withdraw out/shards --patient 65 --runs runs
+    """
+    from ssl_retina.archive import withdraw as archive
+    from ssl_retina.release import exposure
+    from ssl_retina.report import pages
+
+    found: list[Exposed] = []
+    if runs is not None:
+        exposure.find(runs, ())
+    done = archive.withdraw(folder, patient, key_file=key_file, site=site)
+    pages.complete(folder)
+    if runs is not None:
+        found = exposure.find(runs, done.earlier)
+    _tell(done, folder)
+    if runs is not None:
+        _tell_runs(found, runs)
+    if as_json:
+        console.result(_result(done, found if runs is not None else None))
+
+
+def _result(done: "Withdrawal", found: "list[Exposed] | None") -> dict[str, Any]:
+    from ssl_retina.release.exposure import MEANING
+
+    seen = None if found is None else [one.as_json() for one in found]
+    return {**done.as_json(), "seen_by": seen, "meaning": MEANING if found else None}
+
+
+def _tell(done: "Withdrawal", folder: Path) -> None:
+    if not done.samples:
+        console.note(f"this patient was withdrawn from {folder} before: nothing to do")
+        return
+    console.note(
+        f"{done.samples:,} photographs taken out ({done.files:,} files with copies), {done.left:,} left; "
+        f"shards rewritten: {done.rewritten:,}, removed: {done.removed:,}"
+    )
+    if done.shared:
+        console.note(
+            f"  {done.shared:,} of them also lay under {done.sharers:,} other patients: they went too"
+        )
+    if done.regrouped:
+        console.note(f"  {done.regrouped:,} photographs of others stand in another group now")
+    console.note("  the archive still holds the files: remove them there too, and in copies and backups")
+    console.note(f"next: ssl-retina inspect {folder}")
+
+
+def _tell_runs(found: "list[Exposed]", runs: Path) -> None:
+    from ssl_retina.release.exposure import MEANING
+
+    if not found:
+        console.note(f"no run and no export in {runs} names this set")
+        return
+    for one in found:
+        which = f": {', '.join(one.checkpoints)}" if one.checkpoints else ""
+        console.note(f"  seen by {one.kind} {one.path}{which}")
+    console.note(MEANING)

@@ -1,0 +1,98 @@
+"""Which runs, checkpoints and exports under a folder were trained on given shard sets.
+
+In: a folder and the digests of indexes. Out: one row a run or export that names one of them. Read-only, by
+the digests that stand in every checkpoint's state and every model card.
+"""
+
+import json
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ssl_retina.errors import InputError
+
+DEPTH = 6
+STATE = "state.json"
+CARD = "README.md"
+WEIGHTS = "model.safetensors"
+LIMIT = 16 * 1024 * 1024
+MEANING = (
+    "these weights were trained on a set that held the patient. Taking photographs out of shards does not "
+    "take them out of weights: delete those, or train again from the set as it is now; a copy elsewhere "
+    "(a hub, another site) is not found here"
+)
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """One run or export. checkpoints: names of those that name a set, oldest first; empty for an export.
+
+    kind: `run` or `export`. path: below the folder that was searched.
+    """
+
+    kind: str
+    path: str
+    checkpoints: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return {**asdict(self), "checkpoints": list(self.checkpoints)}
+
+
+def find(folder: Path, digests: Collection[str]) -> list[Exposed]:
+    """All below `folder`, itself included, by path. Raises InputError where there is no such folder."""
+    if not folder.is_dir():
+        raise InputError(
+            f"--runs {folder} does not exist or is no folder: give the folder that holds the runs"
+        )
+    return sorted(_found(folder, folder, frozenset(digests), DEPTH), key=lambda one: one.path)
+
+
+def _found(folder: Path, top: Path, digests: frozenset[str], depth: int) -> Iterator[Exposed]:
+    path = str(folder.relative_to(top))
+    seen = [one.parent.name for one in sorted(folder.glob(f"checkpoints/*/{STATE}")) if _names(one, digests)]
+    if seen:
+        yield Exposed("run", path, tuple(seen))
+    card = folder / CARD
+    if (folder / WEIGHTS).is_file() and _is_small(card) and _mentions(card, digests):
+        yield Exposed("export", path, ())
+    if depth:
+        for inner in _folders(folder):
+            yield from _found(inner, top, digests, depth - 1)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Folders in a folder, but for checkpoints and hidden ones; none where it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return [
+                Path(one.path) for one in entries if one.is_dir(follow_symlinks=False) and _open(one.name)
+            ]
+    except OSError:
+        return []
+
+
+def _open(name: str) -> bool:
+    return not name.startswith(".") and name != "checkpoints"
+
+
+def _is_small(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size <= LIMIT
+
+
+def _mentions(card: Path, digests: frozenset[str]) -> bool:
+    text = card.read_text(encoding="utf-8", errors="replace")
+    return any(digest in text for digest in digests)
+
+
+def _names(state: Path, digests: frozenset[str]) -> bool:
+    """Whether a checkpoint's state names one of the sets; one that cannot be read counts: it may have."""
+    if not _is_small(state):
+        return True
+    try:
+        data = json.loads(state.read_bytes()).get("data", {})
+    except (ValueError, AttributeError):
+        return True
+    return not digests.isdisjoint(data.get("digests", ()))

@@ -1,0 +1,100 @@
+"""What a set of shards holds, counted: pictures by device and eye, visits by patient, who shares what.
+
+In: the index of a set. Out: a `Census` of plain numbers; no pseudonym is in it. Every JSON is read once.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ssl_retina import shards
+from ssl_retina.shards import Index, Reader
+
+COLUMNS = ("modality", "eye", "device", "split", "quality", "age", "sex")
+UNKNOWN, UNDECLARED = "unknown", "not declared"
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Census:
+    """Counts of one set.
+
+    columns: for each of COLUMNS that the samples have, how many have each word. visits, photographs: how many
+    patients have 1, 2, ... of them, as far as known. smallest: how few patients share one combination of
+    device, age, sex and number of visits; k-anonymity as anybody who has the shards can count it. aliases:
+    further files of the same pixels. shared: photographs that lie under several patients.
+    """
+
+    samples: int
+    patients: int
+    groups: int
+    columns: Mapping[str, Mapping[str, int]]
+    visits: Mapping[int, int]
+    photographs: Mapping[int, int]
+    smallest: int | None
+    aliases: int
+    shared: int
+
+
+@dataclass
+class _Counts:
+    columns: dict[str, Counter[str]] = field(default_factory=dict)
+    visits: dict[int, set[int]] = field(default_factory=dict)
+    photographs: Counter[int] = field(default_factory=Counter)
+    combinations: dict[int, set[tuple[Any, ...]]] = field(default_factory=dict)
+    groups: set[int] = field(default_factory=set)
+    aliases: int = 0
+    shared: int = 0
+
+    def add(self, row: int, facts: Facts) -> None:
+        """Count one sample. A sample without a patient stands for somebody else: a negative number."""
+        for name in COLUMNS:
+            if name in facts:
+                word = facts[name]
+                known = str(word) if word not in (None, "") else UNKNOWN if name != "split" else UNDECLARED
+                self.columns.setdefault(name, Counter())[known] += 1
+        patient = facts.get("patient")
+        who = shards.group_number(patient) if isinstance(patient, str) else -1 - row
+        if who >= 0 and isinstance(facts.get("visit"), int):
+            self.visits.setdefault(who, set()).add(facts["visit"])
+        self.combinations.setdefault(who, set()).add(
+            (facts.get("device"), facts.get("age"), facts.get("sex"))
+        )
+        self.groups.add(shards.group_number(str(facts.get("group", row))))
+        others = [one for one in facts.get("aliases", ()) if isinstance(one, dict)]
+        self.aliases += len(others)
+        named = (one.get("patient") for one in (facts, *others))
+        owners = {one for one in named if isinstance(one, str)}
+        self.photographs.update(shards.group_number(one) for one in owners)
+        self.shared += len(owners) > 1
+
+    def smallest(self) -> int | None:
+        """Patients of the rarest combination."""
+        sizes: Counter[tuple[Any, ...]] = Counter()
+        for who, combinations in self.combinations.items():
+            number = len(self.visits.get(who, ()))
+            sizes.update((*one, number) for one in combinations)
+        return min(sizes.values(), default=None)
+
+
+def take(index: Index) -> Census:
+    """Read every sample's JSON. Raises ShardError where one cannot be read."""
+    counts = _Counts()
+    reader = Reader(index)
+    try:
+        for row in range(len(reader)):
+            counts.add(row, reader.facts(row))
+    finally:
+        reader.close()
+    return Census(
+        samples=index.samples,
+        patients=len(counts.photographs),
+        groups=len(counts.groups),
+        columns={name: dict(words.most_common()) for name, words in counts.columns.items()},
+        visits=dict(sorted(Counter(map(len, counts.visits.values())).items())),
+        photographs=dict(sorted(Counter(counts.photographs.values()).items())),
+        smallest=counts.smallest(),
+        aliases=counts.aliases,
+        shared=counts.shared,
+    )
