@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_retina import files, pseudonyms, shard_index, shards
-from ssl_retina.archive import dedup, idmap, matching, output, pack, stage, table
+from ssl_retina.archive import dedup, idmap, matching, output, pack, pattern, recipe, stage, table
 from ssl_retina.archive.matching import Stated
 from ssl_retina.archive.scan import Found, scan
 from ssl_retina.archive.settings import Listener, Settings, Totals
@@ -56,6 +56,9 @@ def build(source: Path, out: Path, settings: Settings, listener: Listener = SILE
     if not totals.written:
         output.withdraw(out, made)
         raise InputError(_no_image(totals))
+    if settings.recipe is not None:
+        for line in recipe.commands(settings.recipe, source, found=archive.found, out=out):
+            listener.advise(line)
     return totals
 
 
@@ -74,7 +77,7 @@ def _survey(source: Path, out: Path, settings: Settings, listener: Listener) -> 
     if settings.id_map is not None:
         with output.speaking("--id-map", settings.id_map):
             idmap.check_place(settings.id_map, source, out)
-    stated, remarks = _stated(found, settings, listener)
+    found, stated, remarks = _stated(source, found, settings, listener)
     key_file = settings.key_file or pseudonyms.default_key_file()
     with output.speaking("key file", key_file):
         pseudonyms.check_key_place(key_file, out)
@@ -98,21 +101,33 @@ def _separate_twins(found: list[Found]) -> list[Found]:
     return found
 
 
-def _stated(found: Sequence[Found], settings: Settings, listener: Listener) -> tuple[Stated, Counter[str]]:
-    """What table and file names state about the files."""
+def _stated(
+    source: Path, found: list[Found], settings: Settings, listener: Listener
+) -> tuple[list[Found], Stated, Counter[str]]:
+    """What table and file names state about the files, and, where they are silent, the recipe."""
     given: Stated = {}
     named: Stated = {}
     remarks: Counter[str] = Counter()
+    by_hand: set[str] = set()
     if settings.table is not None:
         content = table.read(settings.table, settings.columns)
         listener.note(table.describe(content))
         given, counts = matching.from_table(found, content)
+        by_hand |= content.columns.keys()
         remarks.update(counts)
     if settings.pattern is not None:
         named, counts = matching.from_pattern(found, settings.pattern)
+        by_hand |= pattern.compile_pattern(settings.pattern).groupindex.keys()
         remarks.update(counts)
     stated, counts = matching.merged(given, named)
-    return stated, remarks + counts
+    remarks += counts
+    if settings.recipe is not None:
+        applied = recipe.apply(settings.recipe, source, found, by_hand)
+        for line in applied.notes:
+            listener.note(line)
+        stated, counts = matching.merged(stated, applied.stated)
+        found, remarks = applied.found, remarks + counts + applied.remarks
+    return found, stated, remarks
 
 
 def _build(archive: Archive, out: Path, settings: Settings, listener: Listener) -> Totals:
@@ -135,6 +150,7 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener) 
             "made_from": identity,
             "made_with": tools,
             "totals": dataclasses.asdict(totals),
+            **({"recipe": settings.recipe.facts()} if settings.recipe else {}),
         }
         index = shard_index.write(out, facts)
         assert index.samples == totals.written, (index.samples, totals)
@@ -188,7 +204,8 @@ def _identity(archive: Archive, settings: Settings) -> dict[str, Any]:
     key = archive.job.key
     listing = hmac.new(key, b"listing\0", hashlib.sha256)
     for one in archive.found:
-        listing.update(f"{one.path}\0{one.size}\0\n".encode("utf-8", "surrogateescape"))
+        skipped = one.reason if one.reason.startswith(recipe.SKIPPED) else ""
+        listing.update(f"{one.path}\0{one.size}\0{skipped}\n".encode("utf-8", "surrogateescape"))
     attributes = hmac.new(key, b"attributes\0", hashlib.sha256)
     for number, stated in sorted(archive.stated.items()):
         attributes.update(f"{number}\0{stated!r}\n".encode("utf-8", "surrogateescape"))

@@ -19,7 +19,8 @@ class Found:
     """One entry below the source.
 
     path: relative, with `/`; bytes that are no UTF-8 as surrogates, as `os.fsdecode` gives them.
-    size: bytes. reason: empty for a regular file, else why it cannot be read (not_regular, io).
+    size: bytes. reason: empty for a regular file, else why it is not read (not_regular, io), with the detail
+    for the ledger behind a colon.
     modified: nanoseconds since 1970; only tells whether an interrupted run's chunk is still right.
     """
 

@@ -18,7 +18,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 EPILOG = (
     "Example: ssl-retina shard photos --table labels.csv --map 'file=Image Name' --map patient=Patient "
-    "--out out/photos"
+    "--out out/photos; of a known set: ssl-retina shard hygd --recipe hygd --out out/hygd"
 )
 
 REMARKS = {
@@ -34,13 +34,14 @@ REMARKS = {
     "table_rows_ambiguous": "rows of the table whose bare file name fits several files (give relative paths)",
     "table_rows_of_one_file": "rows of the table that speak of a file again",
     "files_without_table_row": "files without a row in the table",
-    "names_unlike_pattern": "file names that do not follow the pattern",
+    "names_unlike_pattern": "file names that do not follow the pattern, or no path rule of the recipe",
     "no_field_of_view": "photographs without a found field of view: nothing of them was made black",
     "device_unknown": "photographs whose device was dropped: no maker's word, or it looks like a person",
     "devices_dropped": "more than 64 different devices: that is free text, none was written",
 }
 
 HINTS = {
+    "skipped_by_recipe": " (the ledger says which for what reason)",
     "not_retinal": " (no fundus photograph and no OCT; declare them in the table, or --keep-other)",
 }
 
@@ -58,9 +59,37 @@ def register(app: typer.Typer) -> None:
     inspect.register(app)
 
 
+def _list_recipes(named: str | None) -> str | None:
+    """Print the shipped recipes where the word is `list`; no SRC is needed for that."""
+    if named != "list":
+        return named
+    from rich.console import Console
+    from rich.table import Table
+
+    from ssl_retina.archive import recipe
+
+    screen = Console(highlight=False)
+    shown = Table("recipe", "for", "licence", "verified")
+    for name in recipe.shipped_names():
+        one = recipe.load(name)
+        shown.add_row(name, one.title, one.licence, "yes" if one.verified else "no")
+    screen.print(shown)
+    raise typer.Exit
+
+
 def shard(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder with the raw files.")],
     out: Annotated[Path, typer.Option(help="Folder for shards, index and ledger.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE|list",
+            help="Where everything is in a known kind of archive; list shows them all. What is given by "
+            "hand counts before it.",
+            callback=_list_recipes,
+            is_eager=True,
+        ),
+    ] = None,
     table: Annotated[
         Path | None, typer.Option(help="CSV about the files; label columns are never taken.")
     ] = None,
@@ -93,11 +122,13 @@ def shard(
 ) -> None:
     """Turn an archive into de-identified WebDataset shards; a second start continues a killed one."""
     from ssl_retina.archive import build
+    from ssl_retina.archive import recipe as recipes
     from ssl_retina.archive.encode import Encoding
     from ssl_retina.archive.table import parse_map
     from ssl_retina.errors import InterruptedRunError
 
     settings = build.Settings(
+        recipe=None if recipe is None else recipes.load(recipe),
         table=table,
         columns=parse_map(columns or []),
         pattern=pattern,
@@ -111,12 +142,16 @@ def shard(
         id_map=id_map,
         processes=processes,
     )
+    advice: list[str] = []
     try:
         with _progress() as progress:
-            totals = build.build(source, out, settings, build.Listener(console.note, progress))
+            listener = build.Listener(console.note, progress, advice.append)
+            totals = build.build(source, out, settings, listener)
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; the same command continues") from None
     _summary(totals, out)
+    for line in advice:
+        console.note(line)
     if json:
         console.result(totals.counts())
 
@@ -155,7 +190,8 @@ def _summary(totals: "Totals", out: Path) -> None:
     console.note(f"{shown}; {totals.patients:,} patients; shards: {totals.shards:,} in {out}")
     for reason, count in sorted(totals.reasons.items(), key=lambda pair: (-pair[1], pair[0])):
         console.note(f"  rejected {count:,}: {reason}{HINTS.get(reason, '')}")
-    if 2 * counts["rejected"] > counts["scanned"]:
+    left_out = totals.reasons.get("skipped_by_recipe", 0)
+    if 2 * (counts["rejected"] - left_out) > counts["scanned"] - left_out:
         console.note("WARNING: more than half of the files were rejected: is this the right folder?")
     for remark, count in sorted(totals.remarks.items()):
         console.note(f"  {count:,} {REMARKS.get(remark, remark)}")
