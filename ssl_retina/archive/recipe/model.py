@@ -3,10 +3,11 @@
 In: YAML. Out: a frozen `Recipe`, or ConfigError with every mistake, its file and line.
 """
 
+import re
 from collections.abc import Collection, Iterator
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
 from ssl_retina import labels
 from ssl_retina.archive import attributes
@@ -48,14 +49,33 @@ def _one_or_several(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _some(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise ValueError("at least one")
+    return value
+
+
+def _reason(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z ,-]{1,59}", value):
+        raise ValueError("2 to 60 letters, blanks, commas and -: these words stand in the ledger")
+    return value
+
+
+def _page(value: str) -> str:
+    if value != "none" and not re.fullmatch(r"https://\S+", value):
+        raise ValueError(f"an https:// address, or none, not {value!r}")
+    return value
+
+
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
-Short = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z ,-]{1,59}$")]
-Page = Annotated[str, StringConstraints(pattern=r"^(https://\S+|none)$")]
+Reason = Annotated[str, AfterValidator(_reason)]
+Page = Annotated[str, AfterValidator(_page)]
 Glob = Annotated[str, AfterValidator(_glob)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Template = Annotated[str, AfterValidator(_template)]
 Task = Annotated[str, AfterValidator(_task)]
-Globs = Annotated[tuple[Glob, ...], BeforeValidator(_one_or_several), Field(min_length=1)]
+Globs = Annotated[tuple[Glob, ...], BeforeValidator(_one_or_several), AfterValidator(_some)]
+Tasks = Annotated[tuple[Task, ...], AfterValidator(_some)]
 
 
 class States(Section):
@@ -84,7 +104,7 @@ class Skip(Section):
     """Files that are left out. why: short plain words; they stand in the ledger."""
 
     files: Globs
-    why: Short
+    why: Reason
 
 
 class PathRule(Section):
@@ -119,7 +139,7 @@ class LabelTable(Section):
     file: Words
     patient: Words | None = None
     split: Words | None = None
-    tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
+    tasks: Tasks
 
 
 class Recipe(Section):
