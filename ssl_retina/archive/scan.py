@@ -20,7 +20,7 @@ class Found:
 
     path: relative, with `/`; bytes that are no UTF-8 as surrogates, as `os.fsdecode` gives them.
     size: bytes. reason: empty for a regular file, else why it is not read (not_regular, io), with the detail
-    for the ledger behind a colon.
+    for the ledger behind `: `.
     modified: nanoseconds since 1970; only tells whether an interrupted run's chunk is still right.
     """
 

@@ -108,7 +108,7 @@ def _record(job: Job, found: Found, stated: Attributes | None, stream: BinaryIO)
 def _photograph(job: Job, found: Found, stated: Attributes | None) -> tuple[Record, bytes]:
     """One file as its record and its encoded image. Raises Rejected."""
     if found.reason:
-        raise Rejected(*found.reason.split(":", 1))
+        raise Rejected(*found.reason.split(": ", 1))
     picture = _read(job.source / found.path)
     modality = picture.modality or (stated.modality if stated else None)
     cleaned = clean.clean(picture.pixels, modality, job.size)

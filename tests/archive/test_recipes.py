@@ -15,7 +15,7 @@ from ssl_retina import labels, shards
 from ssl_retina.archive import recipe
 from ssl_retina.archive.build import Listener, Settings, build
 from ssl_retina.archive.recipe import text
-from ssl_retina.errors import InputError
+from ssl_retina.errors import InputError, StateError
 
 
 def _facts(out: Path) -> list[dict[str, Any]]:
@@ -89,8 +89,17 @@ def test_the_same_recipe_gives_the_same_bytes_and_another_is_refused(tmp_path: P
     for out in ("one", "two"):
         shard(tmp_path, source, out, recipe=recipe.load("eyepacs"), size=32)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    with pytest.raises(Exception, match="recipe was eyepacs, is plain"):
+    with pytest.raises(StateError, match="recipe was eyepacs, is plain"):
         shard(tmp_path, source, "one", recipe=recipe.load("plain"), size=32)
+
+
+def test_a_recipe_that_was_changed_is_another(tmp_path: Path) -> None:
+    """What is left out decides the bytes: an output of the older recipe is not taken for the new one's."""
+    for number, name in enumerate(("a.jpg", "b.jpg")):
+        save(tmp_path / "source" / name, number)
+    shard(tmp_path, tmp_path / "source", recipe=_own(tmp_path, "images: '*.jpg'\n"))
+    with pytest.raises(StateError, match="the files of the source"):
+        shard(tmp_path, tmp_path / "source", recipe=_own(tmp_path, "images: 'a.jpg'\n"))
 
 
 def test_the_labels_are_told_and_never_written(tmp_path: Path) -> None:

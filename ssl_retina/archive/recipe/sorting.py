@@ -65,7 +65,7 @@ def sort(recipe: Recipe, found: Sequence[Found]) -> Sorted:
         if not why and not images.fullmatch(path):
             why = UNNAMED
         if why:
-            rows[number] = dataclasses.replace(one, reason=f"{SKIPPED}:{why}")
+            rows[number] = dataclasses.replace(one, reason=f"{SKIPPED}: {why}")
             skipped[why] += 1
         else:
             kept.append(number)
