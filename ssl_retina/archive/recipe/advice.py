@@ -18,7 +18,12 @@ def commands(recipe: Recipe, source: Path, *, found: Sequence[Found], out: Path)
     for table in recipe.labels:
         for number in first_fitting(table.table, found):
             told = True
-            yield f"labels: {_command(table, source / found[number].path, out)}"
+            path = source / found[number].path
+            if path.is_file():
+                yield f"labels: {_command(table, path, out)}"
+            else:
+                where = " or ".join(table.table)
+                yield f"labels: {where} lies inside a container; probe reads it where it is unpacked"
     if recipe.no_labels:
         yield f"labels: {recipe.no_labels}"
     elif not told:

@@ -8,7 +8,6 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from ssl_retina import pseudonyms
 
@@ -46,12 +45,12 @@ def path_pattern(text: str) -> re.Pattern[str]:
 
 def parts_of(path: str) -> dict[str, str]:
     """The parts that every file has (GIVEN_PARTS)."""
-    pure = PurePosixPath(path)
+    folders, _, name = path.rpartition("/")
     return {
         "path": path,
-        "name": pure.name,
-        "stem": pseudonyms.without_suffix(pure.name),
-        "folder": pure.parent.name,
+        "name": name,
+        "stem": pseudonyms.without_suffix(name),
+        "folder": folders.rpartition("/")[2],
     }
 
 
