@@ -291,7 +291,8 @@ LAYOUTS: dict[str, Layout] = {
         splits={"train": 2, "test": 1},
         devices={None: 3},
         modalities={"fundus": 3},
-        skipped={"segmentations and tables": 2, "licences and tables": 1},
+        skipped={"segmentations and tables": 1, TABLE: 1, "licences and tables": 1},
+        labelled=(2,),
     ),
     "mbrset": Layout(
         files={
@@ -523,17 +524,22 @@ LAYOUTS: dict[str, Layout] = {
     "rfmid": Layout(
         files={
             "1. Original Images/a. Training Set/1.png": 1,
+            "1. Original Images/a. Training Set/2.png": 4,
             "1. Original Images/b. Validation Set/1.png": 2,
             "1. Original Images/c. Testing Set/1.png": 3,
-            "2. Groundtruths/a. RFMiD_Training_Labels.csv": _csv("ID,Disease_Risk,DR", "1,1,1"),
+            "2. Groundtruths/a. RFMiD_Training_Labels.csv": _csv(
+                "ID,Disease_Risk,DR,ARMD", "1,1,1,1", "2,0,0,0"
+            ),
+            "2. Groundtruths/c. RFMiD_Testing_Labels.csv": _csv("ID,Disease_Risk,DR,ARMD", "1,1,1,1"),
         },
-        images=3,
+        images=4,
         patients=0,
-        eyes={"unknown": 3},
-        splits={"train": 1, "val": 1, "test": 1},
-        devices={None: 3},
-        modalities={"fundus": 3},
-        skipped={OTHER: 1},
+        eyes={"unknown": 4},
+        splits={"train": 2, "val": 1, "test": 1},
+        devices={None: 4},
+        modalities={"fundus": 4},
+        skipped={TABLE: 2},
+        labelled=(2, 1),
     ),
     "ukbiobank": Layout(
         files={

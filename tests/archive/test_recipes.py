@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from photographs import contents, save, shard, write_table
 from ssl_retina import labels, shards
 from ssl_retina.archive import recipe
 from ssl_retina.archive.build import Listener, Settings, build
-from ssl_retina.archive.recipe import text
 from ssl_retina.errors import InputError, StateError
 
 
@@ -39,8 +39,9 @@ def test_layout(name: str, tmp_path: Path) -> None:
     """Images, patients, eyes, splits, devices, visits and what is left out, each with its reason."""
     layout = LAYOUTS[name]
     used = recipe.load(name)
-    totals = shard(tmp_path, layout.draw(tmp_path / "source"), recipe=used, size=32)
-    out = tmp_path / "out"
+    out, told = tmp_path / "out", []
+    settings = Settings(recipe=used, key_file=factory.write_key(tmp_path / "key"), size=32, processes=1)
+    totals = build(layout.draw(tmp_path / "source"), out, settings, Listener(advise=told.append))
     facts = _facts(out)
     assert totals.written == len(facts) == layout.images, totals
     assert totals.scanned == len(layout.files)
@@ -56,32 +57,29 @@ def test_layout(name: str, tmp_path: Path) -> None:
     assert {line["outcome"] for line in skipped} <= {"rejected"}
     assert totals.reasons == ({recipe.SKIPPED: len(skipped)} if skipped else {})
     assert json.loads((out / shards.INDEX_NAME).read_text())["ssl_retina"]["recipe"] == used.facts()
-    _labels_are_found(used, layout, tmp_path)
+    _labels_are_found(told, layout, out)
 
 
-def _labels_are_found(used: recipe.Recipe, layout: Layout, folder: Path) -> None:
-    """Each labels table of the recipe joins with the shards as `probe` joins it, and each task reads it."""
-    reader = shards.Reader(shards.read_index(folder / "out"))
+def _labels_are_found(told: list[str], layout: Layout, out: Path) -> None:
+    """Each command that is told joins its labels with the shards as `probe` does; each task reads them."""
+    reader = shards.Reader(shards.read_index(out))
     try:
         found = []
-        for one in used.labels:
-            source = folder / "source"
-            there = sorted(path for path in source.rglob("*") if path.is_file())
-            globs = [text.glob(glob) for glob in one.table]
-            fits = [path for path in there if any(g.fullmatch(str(path.relative_to(source))) for g in globs)]
-            if not fits:
+        for words in (shlex.split(line) for line in told if "--labels" in line.split(" --task ")[0]):
+            if words[:3] != ["labels:", "ssl-retina", "probe"]:
                 continue
-            table = labels.read(fits[0])
-            joined = labels.join(table, reader, factory.KEY, file=one.file)
-            targets = [labels.target(labels.parse_task(task), table) for task in one.tasks]
-            numbers = {len(labels.agreed(joined, target)[0]) for target in targets}
+            table = labels.read(Path(words[words.index("--labels") + 1]))
+            joined = labels.join(table, reader, factory.KEY, file=words[words.index("--file") + 1])
+            asked = [labels.parse_task(words[at + 1]) for at, word in enumerate(words) if word == "--task"]
+            numbers = {len(labels.agreed(joined, labels.target(task, table))[0]) for task in asked}
             assert len(numbers) == 1, "every task of a table labels the same photographs here"
             found += sorted(numbers)
-            for column in (one.patient, one.split):
-                assert column in (None, "none") or table.column(column)
+            for option in ("--patient", "--split"):
+                column = words[words.index(option) + 1] if option in words else "none"
+                assert column == "none" or table.column(column)
     finally:
         reader.close()
-    assert tuple(found) == layout.labelled
+    assert tuple(found) == layout.labelled, told
 
 
 def test_the_same_recipe_gives_the_same_bytes_and_another_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def commands(recipe: Recipe, source: Path, *, found: Sequence[Found], out: Path)
             told = True
             path = source / found[number].path
             if path.is_file():
-                yield f"labels: {_command(table, path, out)}"
+                yield f"labels: {_command(table, path, file=_file(table, found), out=out)}"
             else:
                 where = " or ".join(table.table)
                 yield f"labels: {where} lies inside a container; probe reads it where it is unpacked"
@@ -31,9 +31,16 @@ def commands(recipe: Recipe, source: Path, *, found: Sequence[Found], out: Path)
         yield f"labels: no table {where} here; probe needs one"
 
 
-def _command(table: LabelTable, path: Path, out: Path) -> str:
+def _file(table: LabelTable, found: Sequence[Found]) -> str:
+    """`--file`: the column, behind the folder of its images where a name stands in several folders."""
+    images = first_fitting(table.images or (), found)
+    folder = found[images[0]].path.rpartition("/")[0] if images else ""
+    return f"{folder}/{{{table.file}}}" if folder else table.file
+
+
+def _command(table: LabelTable, path: Path, *, file: str, out: Path) -> str:
     options = [
-        *("--data", str(out), "--labels", str(path), "--file", table.file),
+        *("--data", str(out), "--labels", str(path), "--file", file),
         *(("--patient", table.patient) if table.patient else ()),
         *(("--split", table.split) if table.split else ()),
         *(word for task in table.tasks for word in ("--task", task)),

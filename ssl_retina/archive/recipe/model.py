@@ -132,11 +132,13 @@ class TableRule(Section):
 class LabelTable(Section):
     """Graders' labels: they stay where they are, `probe` reads them there.
 
-    table: of several globs the first that fits a file. file, patient, split: columns. tasks: as `--task`.
+    table: of several globs the first that fits a file. file, patient, split: columns. images: where names
+    are not unique, images that the table speaks of: their folder goes before the name. tasks: as `--task`.
     """
 
     table: Globs
     file: Words
+    images: Globs | None = None
     patient: Words | None = None
     split: Words | None = None
     tasks: Tasks
