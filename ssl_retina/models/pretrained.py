@@ -36,6 +36,11 @@ PREPARATION_KEYS = frozenset(
 """All that an export's config.json says; timm would follow other keys (`url`, `file`, `custom_load`)."""
 
 
+def chosen_by(where: str | None, exclude: str) -> str:
+    """The line of a model card that says which photographs of its shard sets pretraining chose from."""
+    return f"- Chosen by: {where or 'no condition'}; list of exclusions: {exclude}"
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """How images are prepared: resized whole to `image_size`, scaled to [0, 1], then (x - mean) / std."""
