@@ -48,7 +48,7 @@ class Table:
 
 def read(path: Path, mapping: Mapping[str, str]) -> Table:
     """Read a table. Raises InputError for columns that do not exist, or hold what may be free text."""
-    content = labels.read(path)
+    content = raw(path)
     columns = _chosen(content.columns, mapping)
     if "file" not in columns:
         raise InputError(_no_file_column(content.columns))
@@ -62,6 +62,11 @@ def read(path: Path, mapping: Mapping[str, str]) -> Table:
     shown = zip(content.columns, tame_columns(content.columns), strict=True)
     ignored = tuple(tame for name, tame in shown if name not in columns.values())
     return Table(columns, ignored, rows, unknown)
+
+
+def raw(path: Path) -> labels.Table:
+    """A table as it stands: what a recipe reads. Raises InputError."""
+    return labels.read(path)
 
 
 def describe(table: Table) -> str:

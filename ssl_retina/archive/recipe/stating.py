@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ssl_retina import labels, pseudonyms
 from ssl_retina.archive import attributes, cells
+from ssl_retina.archive import table as archive_table
 from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.matching import Stated
 from ssl_retina.archive.recipe import text
@@ -115,7 +116,7 @@ def _tables(
             absent.append(f"recipe {recipe.name}: no table {where} here, nothing is taken from it")
         table = _Table(rule, f"tables.{number}")
         for at in fitting:
-            _read(recipe, table, content=labels.read(source / found[at].path), counts=counts)
+            _read(recipe, table, content=archive_table.raw(source / found[at].path), counts=counts)
         tables.append(table)
     return tables, absent
 
