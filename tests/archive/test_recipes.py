@@ -238,7 +238,7 @@ def test_real_files(
     facts = _facts(tmp_path / "out")
     if name == "idrid":
         splits = Counter(one["split"] for one in facts)
-        assert splits == {"train": 408, "test": 101, "test|train": 1}
+        assert splits == {"train": 407, "test": 102, "test|train": 1}
         return
     sizes = Counter(one["group"] for one in facts)
     people = {one["group"]: set() for one in facts}
