@@ -198,6 +198,29 @@ def test_tables_are_joined_by_patient(tmp_path: Path) -> None:
     assert totals.remarks["files_without_table_row"] == 1
 
 
+def test_no_word_of_a_patient_leaves_by_a_recipe(tmp_path: Path) -> None:
+    """Planted in folders, names and cells: neither output nor notes nor advice hold it (F99)."""
+    for number, name in enumerate(("Canary^Eva/19610203/Canary_L.jpg", "Canary^Eva/19610203/mask.jpg")):
+        save(tmp_path / "source" / name, number)
+    write_table(tmp_path / "source" / "t.csv", ("id", "born", "grade"), [("Canary_L", "Canary61", "1")])
+    own = _own(
+        tmp_path,
+        "images: '**/*.jpg'\nskip: [{files: '**/mask.jpg', why: masks}]\n"
+        "tables: [{table: t.csv, rows: '{id}', states: {patient: '{born}'}}]\n"
+        "paths: [{fits: '{who}/{day}/{_}_{side}.jpg', states: {visit: '{day}', eye: '{side}'}}]\n",
+    )
+    lines: list[str] = []
+    settings = Settings(recipe=own, key_file=factory.write_key(tmp_path / "key"), size=32)
+    totals = build(
+        tmp_path / "source", tmp_path / "out", settings, Listener(lines.append, advise=lines.append)
+    )
+    assert (totals.written, totals.patients) == (1, 1)
+    written = b"".join(contents(tmp_path / "out").values())
+    for planted in ("Canary", "canary", "19610203", "mask.jpg"):
+        assert planted.encode() not in written
+        assert planted not in "\n".join(lines)
+
+
 def test_a_table_that_is_absent_or_lacks_a_column_is_refused(tmp_path: Path) -> None:
     source = LAYOUTS["octdl"].draw(tmp_path / "source")
     table = source / "OCTDL_labels.csv"
