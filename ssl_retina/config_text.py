@@ -222,6 +222,8 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any], source: Source) -
 def _fields(model: type[BaseModel], key: Key) -> Mapping[str, Any]:
     """The fields of the section that a key names."""
     for part in key:
+        if part.isdecimal():  # a place in a list: its items are of the same section
+            continue
         known = model.model_fields.get(part)
         if known is None:
             return {}

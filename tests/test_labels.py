@@ -241,6 +241,19 @@ def test_no_cell_of_the_file_column_is_a_crash(cell: str) -> None:
     assert _by_name(cell, {}, _Names(KEY, ""), {}) == (None, False)
 
 
+def test_the_folder_can_stand_before_the_column(tmp_path: Path) -> None:
+    """`train/{ID}.png`: a table that names 1 and 2, where 1.png stands in two folders."""
+    reader = make(
+        tmp_path / "set", [record("x/train/1.png"), record("x/test/1.png"), record("x/train/2.png")]
+    )
+    content = table("ID,grade\n1,3\n2,0\n", tmp_path)
+    assert labels.join(content, reader, KEY, file="x/train/{ID}.png").numbers.tolist() == [0, 2]
+    assert labels.join(content, reader, KEY, file="x/train/{ID}").numbers.tolist() == [0, 2]
+    assert labels.join(content, reader, KEY, file="x/test/{ID}").numbers.tolist() == [1]
+    with pytest.raises(InputError, match="no column 'id'"):
+        labels.join(content, reader, KEY, file="x/train/{id}")
+
+
 def test_a_dot_in_a_name_is_no_suffix(tmp_path: Path) -> None:
     """A label never falls on another photograph: IMG_1.2 is IMG_1.2.jpg, not IMG_1.jpg."""
     reader = make(tmp_path / "s", [record("IMG_1.jpg"), record("IMG_2.jpg"), record("IMG_2.1.jpg")])

@@ -55,7 +55,7 @@ class Table:
 
 def read(path: Path, mapping: Mapping[str, str]) -> Table:
     """Read a table. Raises InputError for columns that do not exist, or hold what may be free text."""
-    content = labels.parse(_bytes(path), path)
+    content = raw(path)
     columns = _chosen(content.columns, mapping)
     if "file" not in columns:
         raise InputError(_no_file_column(content.columns))
@@ -91,6 +91,11 @@ def _inside(container: Path, name: str) -> bytes:
                 except Rejected as refusal:
                     raise InputError(f"the table {name} in {container} cannot be read: {refusal}") from None
     raise InputError(f"{container} holds no table {name}")
+
+
+def raw(path: Path) -> labels.Table:
+    """A table as it stands: what a recipe reads. Raises InputError."""
+    return labels.parse(_bytes(path), path)
 
 
 def describe(table: Table) -> str:

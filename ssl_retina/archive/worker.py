@@ -148,7 +148,7 @@ def _records(job: Job, source: _Source, stream: BinaryIO) -> list[Record]:
     try:
         with _Unforeseen():
             if source.found.reason:
-                raise Rejected(source.found.reason)
+                raise Rejected(*source.found.reason.split(": ", 1))
             content = source.content()
             digest = fingerprint.of_bytes(job.key, content)
             parts = _parts(job, source.found, content)

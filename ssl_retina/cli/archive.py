@@ -10,59 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssl_retina.archive.filters import Balance, Filters, NearDuplicates
-from ssl_retina.cli import console, inspect, withdraw
+from ssl_retina.cli import archive_words, console, inspect, withdraw
 
 if TYPE_CHECKING:
-    from ssl_retina.archive.settings import Totals
+    pass
 
 SECONDS_BETWEEN_LINES = 10.0
 
 EPILOG = (
     "Example: ssl-retina shard photos --table labels.csv --map 'file=Image Name' --map patient=Patient "
-    "--out out/photos"
+    "--out out/photos; of a known set: ssl-retina shard hygd --recipe hygd --out out/hygd"
 )
-
-REMARKS = {
-    "no_patient": "photographs without a patient id: each is its own group",
-    "id_conflict": "photographs that lie under several patients: those patients are one group",
-    "split_conflict": "photographs that lie in several splits",
-    "eye_conflict": "photographs with contradicting eyes: their eye is unknown",
-    "eye_unknown": "photographs without a known eye",
-    "eye_unverified": "photographs whose eye is known from an OCT maker's file alone: not verified",
-    "unknown_eye": "cells of the eye column that are none of R, L, OD, OS, right, left",
-    "unknown_visit": "cells of the visit column without a number or date (year first)",
-    "unknown_modality": "cells of the modality column that were not understood",
-    "table_rows_without_file": "rows of the table without a file",
-    "table_rows_ambiguous": "rows of the table whose bare file name fits several files (give relative paths)",
-    "table_rows_of_one_file": "rows of the table that speak of a file again",
-    "files_without_table_row": "files without a row in the table",
-    "names_unlike_pattern": "file names that do not follow the pattern",
-    "near_duplicate": "photographs that are near duplicates of another: marked, and in its group",
-    "near_merged": "near duplicates that became aliases",
-    "rare": "files of the rare stratum",
-    "rare_spared": "files of the rare stratum that --min-quality would have rejected: kept",
-    "no_field_of_view": "photographs without a found field of view: nothing of them was made black",
-    "device_unknown": "photographs whose device was dropped: no maker's word, or it looks like a person",
-    "unknown_age": "cells of the age column that are no years",
-    "unknown_sex": "cells of the sex column that are none of F, M, female, male",
-    "suppressed_age": "photographs whose age was made unknown: fewer than k patients share what is known",
-    "suppressed_sex": "photographs whose sex was made unknown too",
-    "suppressed_visit": "photographs whose visit was made unknown too",
-    "suppressed_device": "photographs whose device was made unknown too",
-    "devices_dropped": "more than 64 different devices: that is free text, none was written",
-}
-
-HINTS = {
-    "sop_class": " (not ophthalmic; --also vl,sc reads photographs and captures)",
-    "no_reader:img": " (Zeiss .img files have no header: export DICOM instead)",
-    "pages": " (--pages first or all takes them)",
-    "not_selected": " (left out by --frames or --pages)",
-    "no_reader:container": " (only .zip, .tar, .tar.gz and .tgz are read: unpack them)",
-    "nested_container": " (containers inside containers are not read: unpack the outer one)",
-    "burned_in": " (a device wrote into the pixels; look at them, then perhaps --keep-text)",
-    "quality": " (below --min-quality)",
-    "not_retinal": " (no fundus photograph and no OCT; declare them in the table, or --keep-other)",
-}
 
 
 class MinQuality(StrEnum):
@@ -101,11 +59,39 @@ def register(app: typer.Typer) -> None:
     withdraw.register(app)
 
 
+def _list_recipes(named: str | None) -> str | None:
+    """Print the shipped recipes where the word is `list`; no SRC is needed for that."""
+    if named != "list":
+        return named
+    from rich.console import Console
+    from rich.table import Table
+
+    from ssl_retina.archive import recipe
+
+    screen = Console(highlight=False)
+    shown = Table("recipe", "for", "licence", "verified")
+    for name in recipe.shipped_names():
+        one = recipe.load(name)
+        shown.add_row(name, one.title, one.licence, "yes" if one.verified else "no")
+    screen.print(shown)
+    raise typer.Exit
+
+
 def shard(
     source: Annotated[
         Path, typer.Argument(metavar="SRC", help="Folder, .zip, .tar, .tar.gz or .tgz of raw files.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for shards, index and ledger.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE|list",
+            help="Where everything is in a known kind of archive; list shows them all. What is given by "
+            "hand counts before it.",
+            callback=_list_recipes,
+            is_eager=True,
+        ),
+    ] = None,
     table: Annotated[
         Path | None, typer.Option(help="CSV, Excel or Parquet about the files; labels are never taken.")
     ] = None,
@@ -183,6 +169,7 @@ def shard(
 ) -> None:
     """Turn an archive into de-identified WebDataset shards; a second start continues a killed one."""
     from ssl_retina.archive import build, slices
+    from ssl_retina.archive import recipe as recipes
     from ssl_retina.archive.encode import Encoding
     from ssl_retina.archive.selection import Selection
     from ssl_retina.archive.table import parse_map
@@ -192,6 +179,7 @@ def shard(
     if part is not None and (merge or id_map is not None):
         raise InputError("--slice makes a part of the work: --merge and --id-map belong to the last step")
     settings = build.Settings(
+        recipe=None if recipe is None else recipes.load(recipe),
         table=table,
         columns=parse_map(columns or []),
         pattern=pattern,
@@ -210,9 +198,10 @@ def shard(
         id_map=id_map,
         processes=processes,
     )
+    advice: list[str] = []
     try:
         with _progress() as progress:
-            listener = build.Listener(console.note, progress)
+            listener = build.Listener(console.note, progress, advice.append)
             if part is not None:
                 rows = build.build_slice(source, out, settings, slices.parse(part), listener)
                 _tell_slice(part, rows, out, as_json=json)
@@ -221,7 +210,9 @@ def shard(
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; the same command continues") from None
     complete_pages(out)
-    _summary(totals, out)
+    archive_words.summary(totals, out)
+    for line in advice:
+        console.note(line)
     if json:
         console.result(totals.counts())
 
@@ -258,25 +249,3 @@ def _lines() -> Callable[[int, int], None]:
             console.note(f"{done:,} of {total:,} files, {now - began:.0f} s")
 
     return line
-
-
-def _hint(reason: str) -> str:
-    """What to do about a reason."""
-    if reason.startswith("no_decoder:1.2.840.10008.1.2.4."):
-        return " (compressed pixels; pip install 'ssl-retina[dicom]' reads JPEG Lossless and JPEG-LS)"
-    return HINTS.get(reason, "")
-
-
-def _summary(totals: "Totals", out: Path) -> None:
-    counts = totals.counts()
-    shown = ", ".join(f"{counts[name]:,} {name}" for name in ("scanned", "written", "rejected", "duplicates"))
-    console.note(f"{shown}; {totals.patients:,} patients; shards: {totals.shards:,} in {out}")
-    for reason, count in sorted(totals.reasons.items(), key=lambda pair: (-pair[1], pair[0])):
-        console.note(f"  rejected {count:,}: {reason}{_hint(reason)}")
-    if 2 * (counts["rejected"] - totals.reasons.get("not_selected", 0)) > counts["scanned"]:
-        console.note("WARNING: more than half of the files were rejected: is this the right folder?")
-    for remark, count in sorted(totals.remarks.items()):
-        console.note(f"  {count:,} {REMARKS.get(remark, remark)}")
-    if not totals.patients:
-        console.note("  no patient ids: statistics will be image-level (probe --patient none)")
-    console.note(f"next: ssl-retina inspect {out}")

@@ -50,6 +50,17 @@ class Table:
         place = self.columns.index(name)
         return tuple(row[place] for row in self.rows)
 
+    def texts(self, named: str) -> tuple[str, ...]:
+        """A column by its name, or a text with columns in braces filled row by row: `train/{ID}.png`."""
+        fields = re.findall(r"\{([^{}]+)\}", named)
+        if named in self.columns or not fields:
+            return self.column(named)
+        filled = [named] * len(self.rows)
+        for field in dict.fromkeys(fields):
+            cells = self.column(field)
+            filled = [text.replace(f"{{{field}}}", cell) for text, cell in zip(filled, cells, strict=True)]
+        return tuple(filled)
+
     @property
     def listing(self) -> str:
         """The columns for a message; of a file without a header their places: its cells may be ids."""
