@@ -145,11 +145,19 @@ def test_the_teacher_follows_and_what_is_frozen_stays(quick: Path) -> None:
 
 def test_a_teacher_costs_no_collective_and_a_save_only_gathers_on_the_first_rank(quick: Path) -> None:
     found = result(quick, "taught")
-    assert found["whole"]["follow"] == ["c10d::allreduce_"]  # the measurement sees them
+    assert found["whole"]["reading"] == ["c10d::allreduce_"]  # the measurement sees them
+    assert found["whole"]["follow"] == []
     for kind in ("cut", "kept"):
         assert found[kind]["follow"] == []
         assert found[kind]["state"] == ["c10d::gather_"]
         assert torch.equal(found[kind]["master"], found["whole"]["master"])
+
+
+def test_masters_are_the_parameters_at_stages_1_and_2(quick: Path) -> None:
+    """That is why the teacher may follow the parameters; with bf16 parameters it might not."""
+    masters = result(quick, "taught")["masters"]
+    assert len(masters) == 4
+    assert all(masters.values()), masters
 
 
 def assert_memory(folder: Path, name: str) -> None:
