@@ -17,7 +17,7 @@ from ssl_retina.models import heads
 
 
 class Config(Section):
-    """The paper's values.
+    """The paper's values, but for the views (`data/views.py`, recipe `contrast`).
 
     temperature: 0.1 was best with large batches (table 5; 0.5 with small ones and few epochs, figure B.7).
     projector_*: one hidden layer as wide as a ResNet-50's features, 128 values out (section 2.1);
