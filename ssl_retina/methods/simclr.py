@@ -1,7 +1,8 @@
 """SimCLR: two views of a photograph find each other among all views of the batch.
 
 Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual Representations,
-ICML 2020.
+ICML 2020. Two photographs of one patient, both eyes too, are each other's negatives, as two of anybody: the
+loss knows photographs only.
 """
 
 from typing import Annotated, ClassVar, Literal
