@@ -238,11 +238,16 @@ def everything(folder: Path) -> None:
 
 
 def continuing(folder: Path) -> None:
-    """Every saved fp32 state in FOLDER, of whatever world and stage, continued at stages 1 and 3."""
+    """Every saved fp32 state in FOLDER, of whatever world and stage, continued at stages 1 and 3.
+
+    One more as a user's run continues: small parameters stay whole beside their parts.
+    """
     for half in sorted(folder.glob("half-*-fp32.pt")):
         for stage in (1, 3):
             with biting():
                 continued(folder, half, stage)
+    for half in folder.glob("half-mocov3-3-kept.pt"):
+        continued(folder, half, 3)
 
 
 SUITES = {"quick": quick, "everything": everything, "continuing": continuing}

@@ -180,6 +180,14 @@ def test_a_saved_state_continues_bit_for_bit_at_either_stage(quick: Path) -> Non
             assert_bits(result(quick, "mocov3-1-fp32"), found, steps=slice(stages.BROKEN + 1, None))
 
 
+def test_a_saved_state_continues_bit_for_bit_beside_small_whole_copies(quick: Path) -> None:
+    """With the thresholds of every real run; a copy from before the load would be trained on."""
+    found = result(quick, "half-mocov3-3-kept-at-3")
+    assert found["loaded"]
+    assert result(quick, "mocov3-3-kept")["held"]["whole"] > 0
+    assert_bits(result(quick, "mocov3-1-fp32"), found, steps=slice(stages.BROKEN + 1, None))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @EVERY_METHOD
