@@ -225,6 +225,7 @@ def _plan(path: Path, overrides: list[str], world: int, picture: Path | None) ->
     micro_batch = setup.micro_batch_of(run, world)
     method, views = setup.build_method(run)
     source = open_source(run.data.model_copy(update={"workers": 0}), views, seed=run.seed)
+    setup.refuse_repeats(run, source)
     source.verify(hashes=False)
     if picture is not None and dist.is_first():
         view_sheet.write(source, picture, f"{path.name}, method {run.method_name}")
