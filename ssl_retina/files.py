@@ -4,6 +4,7 @@ In: bytes or a function that writes. Out: the file under its final name, complet
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,8 @@ from ssl_retina.locks import LOCK_NAME, lock
 
 __all__ = [
     "LOCK_NAME",
+    "NO_ROOM",
+    "check_file",
     "claim_folder",
     "lock",
     "sha256",
@@ -25,6 +28,9 @@ __all__ = [
     "write_bytes",
     "write_json",
 ]
+
+NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""What a full disk, a spent quota and a limit of file sizes answer."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -38,8 +44,11 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def whole(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success it is fsynced and renamed, on failure removed."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    """Give a temporary path beside `path`; on success it is fsynced and renamed, on failure removed.
+
+    Raises OSError; where the disk has no room, it names `path`.
+    """
+    temporary = _temporary(path)
     temporary.touch(mode=0o600)  # a secret is never readable by others, not even while it is written
     try:
         yield temporary
@@ -51,8 +60,37 @@ def whole(path: Path, mode: int = 0o644) -> Iterator[Path]:
             os.close(descriptor)
         os.replace(temporary, path)
         sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in NO_ROOM:  # a write knows no name
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_file(path: Path, named: str) -> None:
+    """Refuse a place that no file can be put at: before the work, not after it. Replacing is not asked about.
+
+    named: how the user gave it, such as `--out x.parquet`. Raises InputError.
+    """
+    temporary = _temporary(path)
+    try:
+        if path.is_dir():
+            raise InputError(f"{named} is a folder: give the name of a file in it")
+        if path.is_symlink():
+            raise InputError(f"{named} is a link, and would be replaced and not followed: give another name")
+        if not path.parent.is_dir():
+            raise InputError(f"{named}: the folder {path.parent} does not exist; make it first")
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{named} cannot be written ({error.strerror}): give a name in a folder you may write to"
+        ) from None
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}")
 
 
 def claim_folder(folder: Path, known: Collection[str], what: str) -> None:

@@ -3,10 +3,12 @@
 User errors end with one message and their exit code; everything else keeps its traceback.
 """
 
+import os
 import sys
 
 import typer
 
+from ssl_retina import files
 from ssl_retina.cli import archive, demo, embed, finetune, hub, launch, pretrain, probe, real, release
 from ssl_retina.errors import UserError
 
@@ -24,9 +26,15 @@ for _group in (demo, archive, pretrain, launch, release, hub, probe, finetune, e
 
 
 def main() -> None:
-    """Run one verb; turn a user's error into its message and exit code."""
+    """Run one verb; turn a user's error, or a disk without room, into its message and exit code."""
     try:
         app()
     except UserError as error:
         print(f"ssl-retina: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in files.NO_ROOM:
+            raise
+        where, why = error.filename or "the output", os.strerror(error.errno)
+        print(f"ssl-retina: {where} cannot be written ({why}): make room, and try again", file=sys.stderr)
+        sys.exit(UserError.exit_code)
