@@ -20,6 +20,7 @@ __all__ = [
     "LOCK_NAME",
     "NO_ROOM",
     "check_file",
+    "check_folder",
     "claim_folder",
     "lock",
     "sha256",
@@ -98,17 +99,32 @@ def claim_folder(folder: Path, known: Collection[str], what: str) -> None:
 
     Raises InputError for a path that cannot be a folder of ours: before any work, not after it.
     """
+    check_folder(folder, known, what)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror}): give a folder you may write to"
-        ) from None
+        raise _unwritable(folder, error.strerror) from None
+
+
+def check_folder(folder: Path, known: Collection[str], what: str) -> None:
+    """Refuse what `claim_folder` would refuse, and write nothing: permissions are asked, not tried."""
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise InputError(f"{there} is a file, not a folder: give a folder for {what}")
+        held = {path.name for path in folder.iterdir() if path.name[0] != "."} if there == folder else set()
+    except OSError as error:
+        raise _unwritable(folder, error.strerror) from None
     if held and not held & set(known):
         raise InputError(f"{folder} holds other things than {what} ({len(held)} entries): give a new folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _unwritable(folder, os.strerror(errno.EACCES))
+
+
+def _unwritable(folder: Path, why: str | None) -> InputError:
+    return InputError(f"{folder} cannot be written ({why}): give a folder you may write to")
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:

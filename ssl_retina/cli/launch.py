@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ssl_retina.cli.pretrain import AsJson, ConfigFile, Overrides
+from ssl_retina.cli.pretrain import AsJson, Change, ConfigFile, Extend, Overrides
 
 Cluster = Annotated[
     str, typer.Option(metavar="PROFILE|PATH", help="A shipped cluster profile, or your own YAML file.")
@@ -30,6 +30,8 @@ def launch(
     overrides: Overrides = None,
     nodes: Nodes = None,
     time: Time = None,
+    extend: Extend = False,
+    change: Change = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -41,7 +43,8 @@ def launch(
     absent = submit.placeholders(config, given) if dry_run else []
     if absent:
         console.note(f"note: not given, so the script shows {' and '.join(absent)}; a submission needs them")
-    planned = submit.plan(config, [*given, *absent], submit.cluster(cluster, nodes=nodes, time=time))
+    profile = submit.cluster(cluster, nodes=nodes, time=time)
+    planned = submit.plan(config, [*given, *absent], profile, extend=extend, change=change)
     for note in planned.notes:
         console.note(f"note: {note}")
     if dry_run and not as_json:

@@ -21,7 +21,7 @@ from ssl_retina.launch import profile as profiles
 from ssl_retina.launch import script
 from ssl_retina.launch.profile import Profile
 from ssl_retina.launch.script import Submission
-from ssl_retina.train import starts
+from ssl_retina.train import resume, starts
 
 JOB = "job.json"
 KNOWN = ("checkpoints", "config.json", "metrics.jsonl", starts.STARTS, starts.SUBMISSIONS)
@@ -30,7 +30,10 @@ KNOWN = ("checkpoints", "config.json", "metrics.jsonl", starts.STARTS, starts.SU
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked submission: `text` is the script; `notes` say what could not be checked here."""
+    """A checked submission: `text` is the script; `notes` say what could not be checked here.
+
+    unseen: files and folders of the config that this machine does not see: enough to look, not to submit.
+    """
 
     run: Run
     config: Path
@@ -38,6 +41,7 @@ class Plan:
     submission: Submission
     text: str
     notes: tuple[str, ...]
+    unseen: tuple[Path, ...]
 
     @property
     def ranks(self) -> int:
@@ -45,21 +49,30 @@ class Plan:
         return self.profile.nodes * self.profile.ranks_per_node
 
 
-def plan(path: Path, overrides: Sequence[str], profile: Profile) -> Plan:
-    """Check config, batch and data, and render the script. Writes nothing.
+def plan(
+    path: Path, overrides: Sequence[str], profile: Profile, *, extend: bool = False, change: bool = False
+) -> Plan:
+    """Check config, batch, data and the run that would be continued, and render the script. Writes nothing.
 
-    Raises ConfigError, InputError (batch, paths), ShardError (shards that are visible here and damaged).
+    Raises ConfigError, InputError (batch, paths), ShardError (shards that are visible here and damaged),
+    CheckpointError and StateError (a run of other settings, a complete one).
     """
     run = config.load(path, overrides, methods.config_type, methods.available())
     _check_batch(run, profile)
-    notes = _check_data(run)
+    files.check_folder(run.out, KNOWN, "a run")
+    resume.look(run, extend=extend, change=change)
+    unseen = _check_data(run)
+    notes = tuple(f"{one} is not visible on this machine, so it was not checked" for one in unseen)
     here = Path(os.path.abspath("."))
     out = here / run.out
     if locks.is_held(out):
         notes = (*notes, f"{run.out} is being written now: the job can only begin when that has ended")
     folder = out / starts.SUBMISSIONS
-    submission = Submission(folder / str(_free_number(folder)), here, sys.executable, tuple(overrides))
-    return Plan(run, path, profile, submission, script.render(profile, submission), notes)
+    flags = (*(["--extend"] if extend else []), *(["--change"] if change else []))
+    submission = Submission(
+        folder / str(_free_number(folder)), here, sys.executable, overrides=tuple(overrides), flags=flags
+    )
+    return Plan(run, path, profile, submission, script.render(profile, submission), notes, unseen)
 
 
 def placeholders(path: Path, overrides: Sequence[str]) -> list[str]:
@@ -82,8 +95,8 @@ def _check_batch(run: Run, profile: Profile) -> None:
         )
 
 
-def _check_data(run: Run) -> tuple[str, ...]:
-    """Hold shards that this machine sees against their index; name what it does not see."""
+def _check_data(run: Run) -> tuple[Path, ...]:
+    """Hold shards that this machine sees against their index; give what it does not see."""
     indexes = []
     for folder in run.data.shards:
         if not folder.exists():
@@ -96,11 +109,7 @@ def _check_data(run: Run) -> tuple[str, ...]:
     if run.data.where and len(indexes) == len(run.data.shards):
         selection.parse(run.data.where, indexes)
     named = [*run.data.shards, run.data.exclude, run.tracking.labels]
-    return tuple(
-        f"{path} is not visible on this machine, so it was not checked"
-        for path in named
-        if path is not None and not path.exists()
-    )
+    return tuple(path for path in named if path is not None and not path.exists())
 
 
 def _free_number(folder: Path) -> int:
@@ -118,6 +127,7 @@ def submit(planned: Plan) -> str:
             "there is no sbatch on the PATH: run this on a login node of the cluster; "
             "--dry-run prints the script anywhere"
         )
+    _check_seen(planned)
     submission = planned.submission
     files.claim_folder(submission.run_dir, KNOWN, "a run")
     submission.folder.mkdir(parents=True)
@@ -135,6 +145,14 @@ def submit(planned: Plan) -> str:
     job = answered.stdout.strip().split(";")[0]
     files.write_json(submission.folder / JOB, {"job": job, "nodes": planned.profile.nodes})
     return job
+
+
+def _check_seen(planned: Plan) -> None:
+    if planned.unseen:
+        raise InputError(
+            f"{', '.join(map(str, planned.unseen))} cannot be seen from here: nothing was submitted. In the "
+            f"job too relative paths begin in {planned.submission.chdir}; --dry-run prints the script as it is"
+        )
 
 
 def _withdraw(submission: Submission) -> None:
