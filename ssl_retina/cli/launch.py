@@ -12,7 +12,10 @@ Cluster = Annotated[
     str, typer.Option(metavar="PROFILE|PATH", help="A shipped cluster profile, or your own YAML file.")
 ]
 Nodes = Annotated[int | None, typer.Option(min=1, help="Nodes, in place of the profile's.")]
-Time = Annotated[str | None, typer.Option(help="Time limit, in place of the profile's: H:MM:SS, D-H.")]
+Time = Annotated[
+    str | None,
+    typer.Option(help="Time limit, in place of the profile's: minutes, H:MM:SS, D-H or D-HH:MM:SS."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the script; write and submit nothing.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder with runs in it, or a run.")]
 

@@ -24,6 +24,8 @@ from ssl_retina.launch.script import Submission
 from ssl_retina.train import resume, starts
 
 JOB = "job.json"
+UNREACHED = ("configuration source", "DNS SRV", "Unable to contact slurm controller")
+"""What sbatch says where it does not find its cluster, as on a machine that is no login node."""
 KNOWN = ("checkpoints", "config.json", "metrics.jsonl", starts.STARTS, starts.SUBMISSIONS)
 """What a run's folder holds, at least one of them."""
 
@@ -138,20 +140,27 @@ def submit(planned: Plan) -> str:
     )
     if answered.returncode:
         _withdraw(submission)
-        words = answered.stderr.strip() or f"exit code {answered.returncode}"
-        raise InputError(
-            f"sbatch refused the job: {words}\nThe profile says what is asked for; see launch/README.md"
-        )
+        raise InputError(_refusal(answered.stderr.strip() or f"exit code {answered.returncode}"))
     job = answered.stdout.strip().split(";")[0]
     files.write_json(submission.folder / JOB, {"job": job, "nodes": planned.profile.nodes})
     return job
 
 
+def _refusal(words: str) -> str:
+    """Why there is no job, in sbatch's own words, and what to do."""
+    if any(sign in words for sign in UNREACHED):
+        return (
+            f"no SLURM controller was reached: run this on a login node of the cluster. sbatch says: {words}"
+        )
+    return f"sbatch refused the job: {words}\nThe profile says what is asked for; see launch/README.md"
+
+
 def _check_seen(planned: Plan) -> None:
     if planned.unseen:
+        unseen = ", ".join(map(str, planned.unseen))
         raise InputError(
-            f"{', '.join(map(str, planned.unseen))} cannot be seen from here: nothing was submitted. In the "
-            f"job too relative paths begin in {planned.submission.chdir}; --dry-run prints the script as it is"
+            f"{unseen} cannot be seen from here: nothing was submitted. In the job "
+            f"too relative paths begin in {planned.submission.chdir}; --dry-run prints the script as it is"
         )
 
 

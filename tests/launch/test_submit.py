@@ -98,6 +98,22 @@ def test_sbatchs_refusal_is_told_in_its_own_words(here: Path) -> None:
     assert not (here / "runs/a").exists()
 
 
+def test_an_sbatch_without_a_cluster_sends_to_a_login_node(here: Path) -> None:
+    sbatch(here, "echo 'sbatch: fatal: Could not establish a configuration source' >&2; exit 1")
+    with pytest.raises(InputError, match="no SLURM controller was reached: run this on a login node"):
+        ask()
+    assert not (here / "runs/a").exists()
+
+
+def test_a_config_without_anything_blames_no_override_that_nobody_typed(here: Path) -> None:
+    (here / "empty.yaml").write_text("# nothing\n")
+    verb = ["launch", "empty.yaml", "--cluster", "cpu_2core", "--dry-run"]
+    with pytest.raises(ConfigError) as caught:
+        CliRunner().invoke(app, verb, catch_exceptions=False)
+    assert "data.batch_size: required, not given   [empty.yaml]" in str(caught.value)
+    assert "SHARDS" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
