@@ -70,7 +70,7 @@ class Source:
 
 
 def read(path: Path, overrides: Sequence[str], shipped: str = "ones are in configs/pretrain/") -> Source:
-    """Read one YAML file and lay the overrides over it; `shipped`: what comes with the program of its kind."""
+    """Read one YAML file and lay the overrides over it; `shipped`: what comes with the program."""
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a YAML file in it")
     if not path.is_file():
