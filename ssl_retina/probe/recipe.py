@@ -81,10 +81,10 @@ def load(path: Path | None, given: Mapping[str, Any]) -> Recipe:
     source = config_text.Source("the recipe", {}) if path is None else config_text.read(path, (), SHIPPED)
     typed = {name: value for name, value in given.items() if value is not None}
     values = {**source.values, **typed}
-    places = {**source.places, **{(name,): f"--{name.replace('_', '-')}" for name in typed}}
+    options: dict[config_text.Key, str] = {(name,): f"--{name.replace('_', '-')}" for name in typed}
     if isinstance(values.get("epochs"), int):
         values.setdefault("warmup_epochs", values["epochs"] / 5)
-    complete = config_text.Source(source.name, values, places, source.problems)
+    complete = config_text.Source(source.name, values, {**source.places, **options}, source.problems)
     recipe, problems = config_text.check(Recipe, complete)
     problems = [*source.problems, *problems]
     if recipe is None or problems:
