@@ -167,7 +167,8 @@ def check_folder(folder: Path, known: Collection[str], what: str) -> None:
     except OSError as error:
         raise _unwritable(folder, error.strerror) from None
     if held and not held & set(known):
-        raise InputError(f"{folder} holds other things than {what} ({len(held)} entries): give a new folder")
+        count = "1 entry" if len(held) == 1 else f"{len(held)} entries"
+        raise InputError(f"{folder} holds other things than {what} ({count}): give a new folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise _unwritable(folder, os.strerror(errno.EACCES))
 

@@ -94,13 +94,16 @@ def runs(folder: Folder, as_json: AsJson = False) -> None:
     """List the runs under DIR: state, step, loss, images/s, time left, restarts. Changes nothing."""
     from ssl_retina.cli import console
     from ssl_retina.launch import runs as table
+    from ssl_retina.train import starts
+    from ssl_retina.train.tracking import METRICS
 
     found = table.survey(folder)
     if as_json:
         console.result({"runs": [asdict(run) for run in found]})
         return
     if not found:
-        console.note(f"no run under {folder}: a run's folder holds config.json and metrics.jsonl")
+        signs = f"{METRICS}, {starts.STARTS} or {starts.SUBMISSIONS}/"
+        console.note(f"no run in {folder}, down to {table.DEPTH} levels: a run's folder holds {signs}")
         return
     for line in table.lines(found):
         print(line)

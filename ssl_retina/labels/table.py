@@ -44,7 +44,8 @@ class Table:
                 one for one, shown in zip(self.columns, _shown(self.columns), strict=True) if one == shown
             ]
             raise InputError(
-                f"the labels file has no column {name!r}{did_you_mean(name, named)}; it has: {self.listing}"
+                f"the labels file has no column {name!r}{did_you_mean(name, named) or '.'} "
+                f"It has: {self.listing}"
             )
         place = self.columns.index(name)
         return tuple(row[place] for row in self.rows)
@@ -83,7 +84,7 @@ def read(path: Path) -> Table:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "cannot be read"
+        reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else "is not UTF-8 text"
         raise InputError(f"labels file {path} {reason}") from None
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)

@@ -178,8 +178,8 @@ def find(name: str) -> Path:
         return shipped.folder("launch") / "clusters" / f"{name}.yaml"
     hint = config_text.did_you_mean(path.stem, shipped_names())
     raise InputError(
-        f"--cluster {name}: no such file and no shipped profile{hint}; "
-        f"shipped: {', '.join(shipped_names())}. Your own is a copy of template.yaml (launch/README.md)"
+        f"--cluster {name}: no such file and no shipped profile{hint or '.'} "
+        f"Shipped: {', '.join(shipped_names())}. Your own is a copy of template.yaml (launch/README.md)"
     )
 
 

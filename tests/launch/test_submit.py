@@ -190,7 +190,7 @@ def test_data_that_cannot_be_seen_is_a_note_to_look_at_and_an_error_to_submit(he
 @pytest.mark.parametrize(
     ("out", "problem"),
     [
-        ("thesis", r"thesis holds other things than a run \(1 entries\)"),
+        ("thesis", r"thesis holds other things than a run \(1 entry\)"),
         ("thesis/main.tex", "main.tex is a file, not a folder"),
         ("thesis/main.tex/a", "main.tex is a file, not a folder"),
         ("/proc/version/a", "/proc/version is a file, not a folder"),
