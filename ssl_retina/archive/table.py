@@ -115,7 +115,8 @@ def parse_map(pairs: Sequence[str]) -> dict[str, str]:
             raise InputError(f"--map {pair!r} is not written ours=Theirs, such as --map 'patient=Patient ID'")
         if ours not in COMMON:
             raise InputError(
-                f"--map knows no {ours!r}{did_you_mean(ours, list(COMMON))}; it knows: {', '.join(COMMON)}"
+                f"--map knows no {ours!r}{did_you_mean(ours, list(COMMON)) or '.'} "
+                f"It knows: {', '.join(COMMON)}"
             )
         if ours in mapping:
             raise InputError(f"--map gives {ours!r} twice")

@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from ssl_retina import files
 from ssl_retina.cli import archive, dedup, demo, embed, finetune, hub, launch, pretrain, probe, real, release
 from ssl_retina.errors import UserError
 
@@ -25,7 +26,7 @@ for _group in (demo, archive, dedup, pretrain, launch, release, hub, probe, fine
 
 
 def main() -> None:
-    """Run one verb; turn a user's error into its message and exit code.
+    """Run one verb; turn a user's error, or a disk without room, into its message and exit code.
 
     huggingface_hub, of which timm asks weights too, is told to say nothing of this machine (law 10), unless
     the user has decided that.
@@ -36,3 +37,9 @@ def main() -> None:
     except UserError as error:
         print(f"ssl-retina: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in files.NO_ROOM:
+            raise
+        where, why = error.filename or "the output", os.strerror(error.errno)
+        print(f"ssl-retina: {where} cannot be written ({why}): make room, and try again", file=sys.stderr)
+        sys.exit(UserError.exit_code)

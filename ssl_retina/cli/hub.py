@@ -121,7 +121,9 @@ def pull(
         console.result({**_placed(placed), "source": source.shown, "python": lines})
         return
     commit = f", commit {placed.origin['commit']}" if "commit" in placed.origin else ""
-    console.note(f"{folder}: {_state(placed.state, 'pulled')} from {source.shown}{commit}")
+    where = f"{source.shown}{commit}"
+    what = f"pulled from {where}" if placed.state == "written" else f"the export of {where} was there already"
+    console.note(f"{folder}: {what}")
     print("\n".join(lines))
 
 

@@ -45,7 +45,8 @@ class Table:
                 one for one, shown in zip(self.columns, _shown(self.columns), strict=True) if one == shown
             ]
             raise InputError(
-                f"the labels file has no column {name!r}{did_you_mean(name, named)}; it has: {self.listing}"
+                f"the labels file has no column {name!r}{did_you_mean(name, named) or '.'} "
+                f"It has: {self.listing}"
             )
         place = self.columns.index(name)
         return tuple(row[place] for row in self.rows)
@@ -97,8 +98,8 @@ def read(path: Path) -> Table:
     """
     try:
         content = path.read_bytes()
-    except OSError:
-        raise InputError(f"labels file {path} cannot be read") from None
+    except OSError as error:
+        raise InputError(f"labels file {path} cannot be read: {error.strerror}") from None
     return parse(content, path)
 
 

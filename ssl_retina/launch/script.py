@@ -25,12 +25,14 @@ class Submission:
     """What one submission is about; all paths are absolute.
 
     folder: its own folder, `RUN/slurm/NUMBER`. chdir: where relative paths of the config start.
+    flags: options of `pretrain`.
     """
 
     folder: Path
     chdir: Path
     python: str
     overrides: Sequence[str]
+    flags: Sequence[str] = ()
 
     @property
     def run_dir(self) -> Path:
@@ -49,7 +51,7 @@ class Submission:
 
 def render(profile: Profile, submission: Submission) -> str:
     """The script. Raises InputError for a path that cannot stand in a #SBATCH line."""
-    arguments = [str(submission.folder / CONFIG), *submission.overrides]
+    arguments = [*submission.flags, str(submission.folder / CONFIG), *submission.overrides]
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(  # noqa: S701
         (shipped.folder("launch") / TEMPLATE).read_text(encoding="utf-8")
     )

@@ -90,6 +90,8 @@ def untrained(name: str, *, seed: int) -> Pretrained:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if Path(name).is_dir():
+            if is_run(Path(name)):
+                raise CheckpointError(no_export(Path(name)))
             described = _fitting(Path(name))
             module = _build(described, Path(name))
             encoder.renew(module, seed=seed)
@@ -127,9 +129,12 @@ def check_fits(folder: Path) -> None:
 
     Nothing of the weights themselves is read, and no memory is taken for the model.
     """
-    described = _fitting(folder)
-    if described.label_names is not None:
-        raise CheckpointError(f"{folder / CONFIG_NAME} says more than an encoder's: label_names")
+    described = description.read(folder / CONFIG_NAME)
+    if described.num_classes or described.label_names is not None:
+        raise CheckpointError(
+            f"{folder} holds a classifier that was fine-tuned with labels: push and pull carry encoders only"
+        )
+    _fitting(folder)
     metadata, _ = weights.read_header(folder / WEIGHTS_NAME)
     own = sorted({*metadata} - {"format"})
     if own:
@@ -166,13 +171,24 @@ def verify_sums(folder: Path) -> None:
         )
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, which is easily given in place of its export."""
+    return (folder / "checkpoints").is_dir() and not (folder / SUMS_NAME).exists()
+
+
+def no_export(folder: Path) -> str:
+    """The sentence for a folder that is no export, with the next step."""
+    if is_run(folder):
+        out = f"out/{folder.resolve().name}"
+        return f"{folder} is a run, not an export: ssl-retina export {folder} --out {out}, then give {out}"
+    return f"{folder} holds no {SUMS_NAME}: it is no export of ssl-retina, or not all of it"
+
+
 def read_folder_sums(folder: Path) -> Mapping[str, str]:
     """What a folder's own SHA256SUMS promises; raises CheckpointError where there is none."""
     path = folder / SUMS_NAME
     if not path.is_file() or path.stat().st_size > SUMS_LIMIT:
-        raise CheckpointError(
-            f"{folder} holds no {SUMS_NAME}: it is no export of ssl-retina, or not all of it"
-        )
+        raise CheckpointError(no_export(folder))
     return read_sums(path.read_bytes(), str(folder))
 
 

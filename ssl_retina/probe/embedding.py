@@ -21,7 +21,7 @@ from sklearn.decomposition import PCA
 
 from ssl_retina import __version__, files, shards
 from ssl_retina.contract import Batch
-from ssl_retina.data.selection import select
+from ssl_retina.data.selection import AS_OPTIONS, select
 from ssl_retina.metrics import Integers
 from ssl_retina.models import weights
 from ssl_retina.probe import features
@@ -66,7 +66,7 @@ class Chosen:
 def choose(data: Path, *, where: str | None, exclude: Path | None, batch: int, workers: int | None) -> Chosen:
     """Select photographs as `data.where` and `data.exclude` of a config do. Raises what `select` raises."""
     index = shards.read_index(data)
-    rows = select([index], where=where, exclude=exclude).train.astype(np.int64)
+    rows = select([index], where=where, exclude=exclude, named=AS_OPTIONS).train.astype(np.int64)
     return Chosen(index, rows, batch, workers)
 
 

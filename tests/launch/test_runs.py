@@ -229,7 +229,7 @@ def test_the_verb(tmp_path: Path) -> None:
     assert [row["job"] for row in json.loads(said)["runs"]] == [None, "12"]
     (tmp_path / "empty").mkdir()
     empty = CliRunner().invoke(app, ["runs", str(tmp_path / "empty")], catch_exceptions=False)
-    assert "no run under" in empty.stderr
+    assert "a run's folder holds metrics.jsonl, starts.jsonl or slurm/" in empty.stderr
 
 
 @pytest.mark.parametrize(

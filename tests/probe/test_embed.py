@@ -1,6 +1,7 @@
 """`embed`: one row a photograph in the index's order, equal to the probe's features and to plain timm's."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -231,3 +232,38 @@ def test_help_has_an_example_and_the_privacy_line(
     shown = capsys.readouterr().out
     assert "Example:" in shown
     assert "biometric" in shown
+    assert "json.loads(table.schema.metadata[b'ssl_retina'])" in "".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("out", "problem"),
+    [
+        ("/sys/x.parquet", "/sys/x.parquet cannot be written ("),
+        (f"{'long' * 70}.parquet", "File name too long"),
+        ("absent/x.parquet", "absent does not exist; make it first"),
+        ("folder", "folder is a folder"),
+        ("link", "link is a link"),
+    ],
+)
+def test_a_place_that_no_file_can_be_put_at_is_refused_before_the_work(
+    embed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, problem: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    assert embed("mean-colour", out=out, data=tmp_path / "no shards are looked for") == (2, None)
+    assert f"--out {tmp_path / out}" in (said := capsys.readouterr().err)
+    assert problem in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link"]
+
+
+def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(
+    embed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
+    try:
+        assert embed("mean-colour", "--workers", 0) == (2, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "x.parquet cannot be written (File too large): make room" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

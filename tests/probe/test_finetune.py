@@ -503,6 +503,14 @@ def test_the_command_line_wins_and_warms_up_a_fifth(tmp_path: Path) -> None:
     found = recipe.load(path, {"epochs": 10, "drop_path": None})
     assert (found.epochs, found.warmup_epochs, found.drop_path) == (10, 2.0, 0.1)
     assert recipe.load(None, {}) == Recipe()
+    with pytest.raises(
+        InputError, match="nope.yaml does not exist; the shipped one is configs/probe/finetune.yaml"
+    ):
+        recipe.load(tmp_path / "nope.yaml", {})
+    with pytest.raises(
+        ConfigError, match=r"in the recipe\n  learning_rate: .*got -1.0   \[--learning-rate\]"
+    ):
+        recipe.load(None, {"learning_rate": -1.0})
     with pytest.raises(ConfigError, match=r"warmup_epochs \(10\) must be below epochs"):
         recipe.load(tmp_path / "r.yaml", {"epochs": 10, "warmup_epochs": 10.0})
 

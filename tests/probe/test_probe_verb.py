@@ -153,10 +153,12 @@ def test_f96_patients_in_both_parts_of_a_split_are_exit_4(
     path = labels_with(tmp_path / "l.csv", straddle, site)
     code, result, error = probe("mean-colour", "--split", "split", labels=path)
     assert (code, result) == (4, None)
-    assert "1 patients lie in training and in test" in error
+    assert "1 patient lies in training and in test" in error
     assert factory.key(0) in error
-    (tmp_path / "leave").write_text(factory.key(0) + "\n")
-    code, result, _ = probe("mean-colour", "--split", "split", "--exclude", tmp_path / "leave", labels=path)
+    listed = tmp_path / "out" / "straddling.txt"
+    assert f"{listed} lists all 1: --exclude {listed}" in error
+    assert listed.read_text() == factory.key(0) + "\n"
+    code, result, _ = probe("mean-colour", "--split", "split", "--exclude", listed, labels=path)
     assert (code, result["tasks"][0]["left_out"]) == (0, {"excluded": 1})
     assert not (tmp_path / "out" / ".lock").exists()
 
@@ -182,10 +184,16 @@ def test_f96_labels_of_unknown_photographs_are_counted(
     def strange(rows: list[dict[str, str]]) -> None:
         for row in rows[:7]:
             row["file"] = "of_another_archive_" + row["file"]
+        rows.append(dict(rows[9]))
 
     code, result, noise = probe("mean-colour", labels=labels_with(tmp_path / "l.csv", strange, site))
     assert (code, result["data"]["rows_unknown"], result["data"]["with_labels"]) == (0, 7, SAMPLES - 7)
     assert any("7 rows of the labels file speak of no photograph" in note for note in result["notes"])
+    assert result["data"]["rows_of_duplicates"] == 1
+    assert (
+        f"1 of {SAMPLES + 1} rows of the labels file are second rows of a photograph (merged duplicates)"
+        in (result["notes"])
+    )
     assert "another_archive" not in json.dumps(result) + noise
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import exported
@@ -22,6 +23,7 @@ from ssl_retina.models import pretrained
 from ssl_retina.release.hub import publishable, pull, push, staging
 from ssl_retina.release.hub.sources import Folder
 from ssl_retina.release.hub.web import Patience
+from ssl_retina.train import checkpoint
 
 HERE = Path(__file__).parent
 
@@ -79,6 +81,8 @@ def test_the_same_content_is_said_and_left(pair: tuple[Path, Path], tmp_path: Pa
     again = verb("push", pair[0], tmp_path)
     assert again.exit_code == 0
     assert "the same export was there already" in again.stderr
+    pulled = verb("pull", pair[0], tmp_path / "a")
+    assert f"{tmp_path / 'a'}: the export of {pair[0]} was there already" in pulled.stderr
     assert (tmp_path / "a" / "model.safetensors").stat().st_ino == before
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
@@ -220,8 +224,13 @@ def test_a_source_that_is_none(tmp_path: Path) -> None:
         ("hf://name", "no repository of the hub"),
         ("hf://owner/name/more", "no repository of the hub"),
         ("hf://owner/name@", "no repository of the hub"),
+        ("http:/127.0.0.1/a", "did you mean http://127.0.0.1/a?"),
+        ("https:host/a", "did you mean https://host/a?"),
+        ("hf:/owner/name", "did you mean hf://owner/name?"),
+        ("127.0.0.1:8931/a", "did you mean http://127.0.0.1:8931/a?"),
+        ("host.example:80", "did you mean http://host.example:80?"),
     ):
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(InputError, match=re.escape(says)):
             pull.source(text, Patience())
     assert list(tmp_path.iterdir()) == []
 
@@ -242,8 +251,12 @@ def test_a_place_that_cannot_be_written(pair: tuple[Path, Path], tmp_path: Path)
         with pytest.raises(InputError, match="has no name of its own"):
             pull.pull(Folder(pair[0]), nameless)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        pull.pull(Folder(pair[0]), tmp_path / "file" / "x")
+    for verb_of_it in (pull.pull, lambda source, target: push.to_folder(source.path, target)):
+        with pytest.raises(InputError, match=r"cannot be written: .*/file is a file, not a folder") as caught:
+            verb_of_it(Folder(pair[0]), tmp_path / "file" / "x")
+        assert "continues" not in str(caught.value)
+    with pytest.raises(InputError, match=r"/sys/x cannot be written .*\. Choose another folder$"):
+        pull.pull(Folder(pair[0]), Path("/sys/x"))
 
 
 @pytest.mark.parametrize(
@@ -253,6 +266,9 @@ def test_a_place_that_cannot_be_written(pair: tuple[Path, Path], tmp_path: Path)
         ("https://host/a", "https:// cannot be pushed to"),
         ("s3://bucket/a", "s3:// cannot be pushed to"),
         ("hf://name", "no repository of the hub"),
+        ("hf:/me/name", r"did you mean hf://me/name\?"),
+        ("hf:me/name", r"did you mean hf://me/name\?"),
+        ("http:/host/a", "is no folder's name: give a folder or hf://OWNER/NAME"),
     ],
 )
 def test_places_that_cannot_be_written(pair: tuple[Path, Path], destination: str, says: str) -> None:
@@ -353,10 +369,39 @@ def test_what_is_no_path_goes_out(tmp_path: Path, text: str) -> None:
 def test_f105_other_files_are_counted_and_not_named(tmp_path: Path, name: str) -> None:
     folder = exported.make(tmp_path / "a")
     (folder / name).write_text("x")
-    with pytest.raises(StateError, match="holds 1 entries that are no part of an export") as caught:
+    with pytest.raises(StateError, match="holds 1 entry that is no part of an export") as caught:
         push.to_folder(folder, tmp_path / "registry")
     assert name not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_run_in_place_of_its_export_is_told_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path("runs/a")
+    (run / checkpoint.FOLDER).mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    says = "runs/a is a run, not an export: ssl-retina export runs/a --out out/a, then give out/a"
+    with pytest.raises(StateError, match=says):
+        push.to_folder(run, tmp_path / "registry")
+    with pytest.raises(InputError, match=says):
+        pull.pull(Folder(run), tmp_path / "x")
+    for load in (pretrained.load_timm, partial(pretrained.untrained, seed=0)):  # as finetune and embed do
+        with pytest.raises(CheckpointError, match=says):
+            load(str(run))
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_classifier_is_called_one(tmp_path: Path) -> None:
+    folder = exported.make(tmp_path / "a")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, "num_classes": 2, "label_names": ["a", "b"]}))
+    exported.seal(folder)
+    with pytest.raises(
+        CheckpointError, match="holds a classifier that was fine-tuned .* carry encoders only"
+    ):
+        push.to_folder(folder, tmp_path / "registry")
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -197,7 +198,9 @@ def test_an_answer_without_a_length_from_a_server_without_ranges_is_bounded(
 
 def test_a_byte_that_is_wrong_once_is_fetched_again(server: Server, folder: Path, tmp_path: Path) -> None:
     server.script[WEIGHTS] = [Fault(corrupt=1_000_000)]
-    fetch(server, tmp_path / "in" / "x")
+    notes: list[str] = []
+    fetch(server, tmp_path / "in" / "x", tell=pull.Tell(note=notes.append))
+    assert notes == ["model.safetensors came with other bytes than promised; it is fetched again"]
     assert_whole(tmp_path / "in" / "x", folder, server.address)
     asked = server.of("model.safetensors")
     assert [one.sent for one in asked] == [size(folder)] * 2
@@ -295,6 +298,37 @@ def test_nobody_listens(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"did not give SHA256SUMS .*; 3 attempts in vain"):
         pull.pull(web.at(f"{address}/a", QUICK), tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_no_second_attempt_mends_is_told_at_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    def ask(address: str, says: str) -> None:
+        with pytest.raises(InputError, match=says):
+            pull.pull(web.at(address, QUICK), tmp_path / "x", tell=pull.Tell(note=notes.append))
+
+    ask(
+        server.address.replace("http", "https"),
+        r"cannot be reached \(.*\): .* not speak https there; try http:",
+    )
+    ask("http://127.0.0.1:99999/a", "port 99999; ports are 1 to 65535")
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    ask("http://nowhere.example/a", r"cannot be reached \(.*\): no host has this name; check the address")
+    assert notes == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_arrived_is_said_to_be_continued(server: Server, tmp_path: Path) -> None:
+    server.script[WEIGHTS] = [Fault(cut=500_000), *[Fault(status=503)] * 3]
+    refused(server, tmp_path / "x", InputError, "tries again, and continues with what arrived$")
+    server.always["/a/SHA256SUMS"] = Fault(status=503)
+    refused(server, tmp_path / "x", InputError, "The same command tries again$")
 
 
 def test_a_file_that_changes_between_two_attempts(server: Server, tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_check_draws_the_views_where_it_is_asked_to(shards: Path) -> None:
         ("views.jpg", "a name that ends in .png"),
         ("absent/views.png", "absent does not exist; make it first"),
         ("folder.png", "is a folder"),
+        ("/sys/views.png", r"--views /sys/views\.png cannot be written"),
     ],
 )
 def test_a_picture_that_cannot_be_written_is_refused_first(shards: Path, name: str, problem: str) -> None:

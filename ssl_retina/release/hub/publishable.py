@@ -30,10 +30,13 @@ def verify(folder: Path) -> Mapping[str, str]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give the one that ssl-retina export wrote")
+    if pretrained.is_run(folder):
+        raise StateError(pretrained.no_export(folder))
     extra = {entry.name for entry in folder.iterdir()} - NAMES - {ORIGIN_NAME}
     if extra:
+        what = "1 entry that is" if len(extra) == 1 else f"{len(extra)} entries that are"
         raise StateError(
-            f"{folder} holds {len(extra)} entries that are no part of an export, which is "
+            f"{folder} holds {what} no part of an export, which is "
             f"{', '.join(sorted(NAMES))}: nothing was sent; take them out, or export again"
         )
     promised = pretrained.read_folder_sums(folder)

@@ -4,12 +4,14 @@ In: which file is wanted. Out: that file's bytes at the end of a part file, cont
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ssl_retina.errors import InputError
+from ssl_retina.models import pretrained
 from ssl_retina.models.pretrained import SUMS_NAME
 from ssl_retina.release.hub.contents import Wanted
 
@@ -62,6 +64,8 @@ class Folder:
         """Copy; a copy starts anew."""
         file = self.path / wanted.name
         if not file.is_file():
+            if wanted.digest is None and pretrained.is_run(self.path):
+                raise InputError(pretrained.no_export(self.path))
             raise not_there(self.shown, wanted.name)
         with _reading(file):
             total = file.stat().st_size
@@ -112,6 +116,17 @@ def not_there(shown: str, name: str) -> InputError:
     if name == SUMS_NAME:
         return InputError(f"{shown} holds no {SUMS_NAME}: it is no export of ssl-retina; check the address")
     return InputError(f"{shown} holds no {name}, though its {SUMS_NAME} names it: push the export again")
+
+
+def did_you_mean_address(text: str, schemes: Sequence[str]) -> str:
+    """`did you mean http://HOST/PATH? ` for an address that is written almost right, else nothing."""
+    for scheme in schemes:
+        head = scheme.rstrip("/")
+        if text.startswith(head):
+            return f"did you mean {scheme}{text.removeprefix(head).lstrip('/')}? "
+    if "http://" in schemes and re.match(r"[\w.-]+:\d+(/|$)", text):
+        return f"did you mean http://{text}? "
+    return ""
 
 
 def too_large(shown: str, wanted: Wanted, size: int) -> InputError:

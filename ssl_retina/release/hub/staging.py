@@ -129,9 +129,12 @@ def disk(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        advice = "Choose another folder"
+        if error.errno in files.NO_ROOM:
+            advice = "Make room or choose another folder; the same command continues with what arrived"
         raise InputError(
             f"{target} cannot be written ({error.strerror or error}): nothing was put under that name. "
-            f"Make room or choose another folder; the same command continues with what arrived"
+            f"{advice}"
         ) from None
 
 
@@ -140,6 +143,11 @@ def check_target(target: Path) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise StateError(f"{target} exists and is no folder: choose another one")
     if not target.exists():
+        above = next(path for path in target.absolute().parents if path.exists())
+        if not above.is_dir():
+            raise InputError(
+                f"{target} cannot be written: {above} is a file, not a folder; choose another one"
+            )
         return
     inside = {entry.name for entry in target.iterdir()}
     if inside and not (SUMS_NAME in inside and inside <= NAMES | {ORIGIN_NAME}):

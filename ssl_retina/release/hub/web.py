@@ -24,6 +24,12 @@ REDIRECTS = 5
 BUSY = frozenset((408, 425, 429, 500, 502, 503, 504))
 LONGEST_PAUSE = 8.0
 LONGEST_ASKED_PAUSE = 60.0
+HOPELESS = {
+    "Name or service not known": "no host has this name; check the address",
+    "WRONG_VERSION_NUMBER": "the server does not speak https there; try http://",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted; ask whoever runs the server",
+}
+"""What an error says that comes again at every attempt, and what to do."""
 _RANGE = re.compile(r"bytes (?:(?P<first>\d+)-\d+|\*)/(?:(?P<total>\d+)|\*)")
 
 
@@ -95,14 +101,18 @@ class Web:
                     furthest = max(furthest, _size(part))
                     if isinstance(error, AnewError):
                         anew, furthest = anew + 1, 0
-                    self._pause(wanted, error, failures=max(failures, anew), tell=tell)
+                    self._pause(wanted, error, failures=max(failures, anew), part=part, tell=tell)
 
-    def _pause(self, wanted: Wanted, error: Exception, *, failures: int, tell: Tell) -> None:
+    def _pause(self, wanted: Wanted, error: Exception, *, failures: int, part: Path, tell: Tell) -> None:
         reason = _reason(error)
+        hopeless = _hopeless(reason)
+        if hopeless:
+            raise InputError(f"{self.shown} cannot be reached ({reason}): {hopeless}") from None
         if failures >= self.patience.attempts or isinstance(error, httpx2.UnsupportedProtocol):
+            kept = ", and continues with what arrived" if _size(part) else ""
             raise InputError(
                 f"{self.shown} did not give {wanted.name} ({reason}; {failures} attempts in vain). "
-                f"The same command tries again, and continues with what arrived"
+                f"The same command tries again{kept}"
             ) from None
         pause = max(self.patience.pause(failures), error.after if isinstance(error, BusyError) else 0.0)
         tell.note(f"{wanted.name}: {reason}; again in {pause:g} s")
@@ -192,6 +202,8 @@ def at(address: str, patience: Patience) -> Web:
         raise InputError(f"this address cannot be read ({error}): http://HOST/PATH") from None
     if not base.host:
         raise InputError("this address names no host: http://HOST/PATH")
+    if base.port is not None and not 0 < base.port < 1 << 16:
+        raise InputError(f"this address names port {base.port}; ports are 1 to 65535")
     shown = str(base.copy_with(username=None, password=None, query=None, fragment=None)).rstrip("/")
     folder = base.path.rstrip("/")
     return Web(
@@ -264,6 +276,11 @@ def _check_room(part: Path, total: int | None, start: int) -> None:
             f"the disk has no room: {total - start} bytes are to come, {free} are free. "
             f"Make room; the same command continues"
         )
+
+
+def _hopeless(reason: str) -> str:
+    """What to do about an error that no second attempt mends; '' for any other."""
+    return next((remedy for sign, remedy in HOPELESS.items() if sign in reason), "")
 
 
 def _reason(error: Exception) -> str:
