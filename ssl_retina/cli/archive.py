@@ -19,7 +19,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 EPILOG = (
     "Example: ssl-retina shard photos --table labels.csv --map 'file=Image Name' --map patient=Patient "
-    "--out out/photos; of a known set: ssl-retina shard hygd --recipe hygd --out out/hygd"
+    "--out out/photos"
 )
 
 
