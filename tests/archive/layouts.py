@@ -118,7 +118,7 @@ LAYOUTS: dict[str, Layout] = {
             "train_images/000c1434d8d7.png": 1,
             "train_images/001639a390f0.png": 2,
             "test_images/0005cfc8afb6.png": 3,
-            "train.csv": _csv("id_code,diagnosis", "000c1434d8d7,2", "001639a390f0,4"),
+            "train.csv": _csv("id_code,diagnosis", "000c1434d8d7,0", "001639a390f0,4"),
             "test.csv": _csv("id_code", "0005cfc8afb6"),
         },
         images=3,
@@ -530,7 +530,9 @@ LAYOUTS: dict[str, Layout] = {
             "2. Groundtruths/a. RFMiD_Training_Labels.csv": _csv(
                 "ID,Disease_Risk,DR,ARMD", "1,1,1,1", "2,0,0,0"
             ),
-            "2. Groundtruths/c. RFMiD_Testing_Labels.csv": _csv("ID,Disease_Risk,DR,ARMD", "1,1,1,1"),
+            "2. Groundtruths/c. RFMiD_Testing_Labels.csv": _csv(
+                "ID,Disease_Risk,DR,ARMD", "1,1,1,1", "7,0,0,0"
+            ),
         },
         images=4,
         patients=0,

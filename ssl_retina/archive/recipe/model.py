@@ -17,7 +17,7 @@ from ssl_retina.config_text import Key
 from ssl_retina.errors import InputError
 
 ATTRIBUTES = tuple(attributes.PARSERS)
-"""What a recipe can state about an image: patient, eye, device, visit, split, modality."""
+"""What a recipe can state about an image: patient, eye, device, visit, split, modality, age, sex."""
 
 
 def _glob(value: str) -> str:
@@ -87,6 +87,8 @@ class States(Section):
     visit: Template | None = None
     split: Template | None = None
     modality: Template | None = None
+    age: Template | None = None
+    sex: Template | None = None
 
     def given(self) -> Iterator[tuple[str, str]]:
         """The attributes that are stated, each with its template."""
