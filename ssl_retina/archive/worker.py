@@ -173,7 +173,7 @@ def _photograph(job: Job, found: Found, stated: Attributes | None, part: Part) -
     height, width = cleaned.pixels.shape[:2]
     ellipse = cleaned.field_of_view
     identity = deidentify.identify(
-        found.path, stated, place=part.place, facts=picture.facts, key=job.key, site=job.site
+        found.path, stated, picture.facts, key=job.key, site=job.site, place=part.place
     )
     record = asdict(identity) | {
         "modality": cleaned.modality,
