@@ -19,9 +19,11 @@ __all__ = [
     "LOCK_NAME",
     "claim_folder",
     "lock",
+    "lock_of_its_own",
     "sha256",
     "sync_folder",
     "whole",
+    "whole_alone",
     "write_bytes",
     "write_json",
 ]
@@ -53,6 +55,44 @@ def whole(path: Path, mode: int = 0o644) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_of_its_own(folder: Path) -> Iterator[None]:
+    """Hold a folder that is there for its lock's sake: made when it is missing, gone with the lock if empty.
+
+    Whoever is the next may hold it before it is gone: only an empty folder is removed, and without a lock.
+    """
+    with contextlib.ExitStack() as held:
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # an earlier holder has just removed it
+                held.enter_context(lock(folder))
+                break
+        try:
+            yield
+        finally:
+            held.close()
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def whole_alone(path: Path) -> Iterator[Path]:
+    """As `whole`, for a file that takes long to write: it has one writer, and what a kill left is removed.
+
+    The temporary path lies in a hidden folder beside `path`, which is locked. Raises StateError where another
+    process writes this file.
+    """
+    folder = path.with_name(f".{path.name}.partial")
+    with lock_of_its_own(folder):
+        for left in folder.iterdir():
+            if not left.name.startswith(LOCK_NAME):
+                left.unlink()
+        with whole(folder / path.name) as temporary:
+            yield temporary
+        os.replace(folder / path.name, path)
+        sync_folder(path.parent)
 
 
 def claim_folder(folder: Path, known: Collection[str], what: str) -> None:

@@ -3,6 +3,7 @@
 User errors end with one message and their exit code; everything else keeps its traceback.
 """
 
+import os
 import sys
 
 import typer
@@ -24,7 +25,12 @@ for _group in (demo, archive, pretrain, launch, release, hub, probe, finetune, e
 
 
 def main() -> None:
-    """Run one verb; turn a user's error into its message and exit code."""
+    """Run one verb; turn a user's error into its message and exit code.
+
+    huggingface_hub, of which timm asks weights too, is told to say nothing of this machine (law 10), unless
+    the user has decided that.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         app()
     except UserError as error:

@@ -47,7 +47,9 @@ def launch(
     if dry_run and not as_json:
         print(planned.text, end="")
         return
-    job = None if dry_run else submit.submit(planned)
+    job = None
+    if not dry_run:
+        planned, job = submit.submit(planned)
     if as_json:
         console.result(_facts(planned, job))
     else:

@@ -23,6 +23,14 @@ def _word(text: str) -> str:
     return text
 
 
+def _interface(text: str) -> str:
+    if not re.fullmatch(r"(\^?=?)[\w.:@-]+(,[\w.:@-]+)*", text):
+        raise ValueError(
+            f"{text!r} is no list of network interfaces such as ib0, eth0,eth1, or ^docker0,lo (all others)"
+        )
+    return text
+
+
 def _as_text(value: object) -> object:
     return str(value) if type(value) is int else value
 
@@ -51,6 +59,7 @@ def _line(text: str) -> str:
 
 
 Word = Annotated[str, BeforeValidator(_as_text), AfterValidator(_word)]
+Interface = Annotated[str, AfterValidator(_interface)]
 Time = Annotated[str, BeforeValidator(_quoted), AfterValidator(_time)]
 
 
@@ -74,6 +83,7 @@ class Profile(Section):
 
     nodes, time: defaults of `--nodes` and `--time`.
     processes_per_node: ranks of a node; not given: SLURM's number of GPUs on it.
+    interface: as NCCL's NCCL_SOCKET_IFNAME has it; gloo is told too where it names interfaces.
     signal, signal_seconds: what SLURM sends before the time limit, and how long before.
     requeue_limit: restarts of one job after which it is not requeued again.
     python: the interpreter on the nodes; not given: the one that `launch` runs in.
@@ -90,7 +100,7 @@ class Profile(Section):
     account: Word | None = None
     qos: Word | None = None
     constraint: Word | None = None
-    interface: Word | None = None
+    interface: Interface | None = None
     signal: Literal["USR1", "USR2"] = "USR1"
     signal_seconds: Annotated[int, Field(ge=10)] = 300
     requeue_limit: Natural = 200

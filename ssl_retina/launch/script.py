@@ -60,10 +60,24 @@ def render(profile: Profile, submission: Submission) -> str:
         chdir=_in_comment(submission.chdir),
         log=_in_comment(submission.folder).replace("%", "%%") + "/job-%j.log",
         folder=shlex.quote(str(submission.folder)),
+        network=_network(profile),
         python=shlex.quote(profile.python or submission.python),
         arguments=shlex.join(arguments),
     )
     return text.rstrip() + "\n"
+
+
+def _network(profile: Profile) -> str:
+    """The variables that name the network between nodes.
+
+    gloo takes whole names only: `=` is left out, and of all but some (`^`) it is told nothing.
+    """
+    if profile.interface is None:
+        return ""
+    told = [f"NCCL_SOCKET_IFNAME={shlex.quote(profile.interface)}"]
+    if not profile.interface.startswith("^"):
+        told.append(f"GLOO_SOCKET_IFNAME={shlex.quote(profile.interface.removeprefix('='))}")
+    return " ".join(told)
 
 
 def _in_comment(path: Path) -> str:

@@ -10,13 +10,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ssl_retina import config, config_text, files, locks, methods, shard_index, shards
 from ssl_retina.config import Run
 from ssl_retina.data import selection
-from ssl_retina.errors import InputError, ShardError
+from ssl_retina.errors import InputError, ShardError, StateError
 from ssl_retina.launch import profile as profiles
 from ssl_retina.launch import script
 from ssl_retina.launch.profile import Profile
@@ -108,21 +109,54 @@ def _free_number(folder: Path) -> int:
     return max(taken, default=0) + 1
 
 
-def submit(planned: Plan) -> str:
+class Submitted(NamedTuple):
+    """What was submitted, under the number that it got, and its job."""
+
+    plan: Plan
+    job: str
+
+
+def submit(planned: Plan) -> Submitted:
     """Write script and config into the run's folder, hand the script to sbatch, and give the job's number.
 
-    Raises InputError without sbatch, and with sbatch's own words where it refuses; then nothing is left.
+    The submission gets the first number that is free now, which need not be the plan's. Raises InputError
+    without sbatch, with sbatch's own words where it refuses, and where the folder cannot be written; then
+    nothing is left. Raises StateError with the job's number where a job was accepted and cannot be noted.
     """
     if shutil.which("sbatch") is None:
         raise InputError(
             "there is no sbatch on the PATH: run this on a login node of the cluster; "
             "--dry-run prints the script anywhere"
         )
+    files.claim_folder(planned.submission.run_dir, KNOWN, "a run")
+    planned = _numbered(planned)
     submission = planned.submission
-    files.claim_folder(submission.run_dir, KNOWN, "a run")
-    submission.folder.mkdir(parents=True)
-    files.write_bytes(submission.folder / script.CONFIG, planned.config.read_bytes())
-    files.write_bytes(submission.script, planned.text.encode(), 0o755)
+    try:
+        files.write_bytes(submission.folder / script.CONFIG, planned.config.read_bytes())
+        files.write_bytes(submission.script, planned.text.encode(), 0o755)
+    except OSError as error:
+        _withdraw(submission)
+        raise InputError(
+            f"{error.filename or submission.folder}: {error.strerror}; nothing was submitted"
+        ) from None
+    return Submitted(planned, _accepted(planned))
+
+
+def _numbered(planned: Plan) -> Plan:
+    """The plan under a number whose folder it has: of all that plan at once, mkdir gives it to one."""
+    folder = planned.submission.folder.parent
+    while True:
+        own = folder / str(_free_number(folder))
+        with contextlib.suppress(FileExistsError):
+            own.mkdir(parents=True)
+            break
+    submission = replace(planned.submission, folder=own)
+    return replace(planned, submission=submission, text=script.render(planned.profile, submission))
+
+
+def _accepted(planned: Plan) -> str:
+    """Hand the script to sbatch and note the job's number beside it."""
+    submission = planned.submission
     answered = subprocess.run(
         ["sbatch", "--parsable", str(submission.script)], check=False, capture_output=True, text=True
     )
@@ -133,7 +167,14 @@ def submit(planned: Plan) -> str:
             f"sbatch refused the job: {words}\nThe profile says what is asked for; see launch/README.md"
         )
     job = answered.stdout.strip().split(";")[0]
-    files.write_json(submission.folder / JOB, {"job": job, "nodes": planned.profile.nodes})
+    try:
+        files.write_json(submission.folder / JOB, {"job": job, "nodes": planned.profile.nodes})
+    except OSError as error:
+        raise StateError(
+            f"SLURM has taken the job: {job}. Do not submit it again. Its note {submission.folder / JOB} "
+            f"cannot be written ({error.strerror}), so that `runs` does not know the job before it begins: "
+            f"squeue -j {job} shows it, scancel {job} takes it back"
+        ) from None
     return job
 
 

@@ -131,5 +131,7 @@ def notes(gathered: Material, cases: Sequence[Case], described: Sequence[Mapping
     for one in described:
         if one["test_images_seen_in_pretraining"]:
             yield f"{one['name']}: the test images were seen (without labels) in pretraining"
+        elif one["test_images_seen_in_pretraining"] is None and one["about"].startswith("export"):
+            yield f"{one['name']}: its card does not tell whether the test images were seen in pretraining"
         if one["constant"]:
             yield f"{one['name']}: the features are the same for every photograph, they tell nothing"

@@ -108,6 +108,20 @@ def test_no_word_ends_its_sbatch_line(word: str) -> None:
         Profile(cpus_per_task=1, processes_per_node=1, partition=word)
 
 
+@pytest.mark.parametrize("name", ["ib0", "eth0,eth1", "=eth0", "^docker0,lo", "^=lo", "eth0.100", "eth0:1"])
+def test_interfaces_as_nccl_names_them(tmp_path: Path, name: str) -> None:
+    found = profile.load(written(tmp_path, f"cpus_per_task: 1\nprocesses_per_node: 1\ninterface: '{name}'"))
+    assert found.interface == name
+
+
+@pytest.mark.parametrize(
+    "name", ["ib0&reboot", "a|b", "$(id)", "!x", "(a)", "*", "a b", "^", "a,,b", "ib0\n"]
+)
+def test_what_names_no_interface_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is no list of network interfaces such as ib0"):
+        Profile(cpus_per_task=1, processes_per_node=1, interface=name)
+
+
 def test_numbers_may_stand_where_words_are_meant(tmp_path: Path) -> None:
     found = profile.load(written(tmp_path, "cpus_per_task: 1\nprocesses_per_node: 1\nmemory: 0\naccount: 77"))
     assert (found.memory, found.account) == ("0", "77")

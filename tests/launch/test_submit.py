@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from ssl_retina import locks
 from ssl_retina.cli import app
-from ssl_retina.errors import ConfigError, InputError, ShardError
+from ssl_retina.errors import ConfigError, InputError, ShardError, StateError
 from ssl_retina.launch import submit
 from ssl_retina.train import resume, starts, tracking
 from ssl_retina.train.setup import VERIFIED
@@ -96,6 +97,42 @@ def test_sbatchs_refusal_is_told_in_its_own_words(here: Path) -> None:
     with pytest.raises(InputError, match="refused the job: sbatch: error: invalid partition specified: gpu"):
         ask()
     assert not (here / "runs/a").exists()
+
+
+def test_plans_made_at_once_get_a_number_each(here: Path) -> None:
+    """Each is told where its own script and log are."""
+    sbatch(here, "echo $$")
+    words = ["data.shards=shards", "out=runs/a"]
+    plans = [submit.plan(CONFIG, words, submit.cluster("cpu_2core", nodes=1, time=None)) for _ in range(6)]
+    with ThreadPoolExecutor(len(plans)) as pool:
+        done = list(pool.map(submit.submit, plans))
+    folders = [one.plan.submission.folder for one in done]
+    assert sorted(folder.name for folder in folders) == ["1", "2", "3", "4", "5", "6"]
+    for folder, one in zip(folders, done, strict=True):
+        assert json.loads((folder / submit.JOB).read_text())["job"] == one.job
+        assert (folder / "job.sh").read_text() == one.plan.text
+        assert f"--output={folder}/job-%j.log" in one.plan.text
+
+
+def test_a_job_that_was_taken_is_told_whatever_happens_then(here: Path) -> None:
+    """The disk refuses the note of the job's number: here a folder stands in its place."""
+    sbatch(here, f'/bin/mkdir "{here}/runs/a/slurm/1/job.json"; echo 4711')
+    with pytest.raises(StateError, match=r"SLURM has taken the job: 4711\. Do not submit it again"):
+        ask()
+    assert (here / "runs/a/slurm/1/job.sh").exists(), "the job will read it"
+
+
+def test_a_script_that_cannot_be_written_is_no_job(here: Path) -> None:
+    sbatch(here, f"touch {here}/asked; echo 1")
+    (here / "gone.yaml").write_bytes(CONFIG.read_bytes())
+    words = ["data.shards=shards", "out=runs/a"]
+    cluster = submit.cluster("cpu_2core", nodes=1, time=None)
+    planned = submit.plan(here / "gone.yaml", words, cluster)
+    (here / "gone.yaml").unlink()
+    with pytest.raises(InputError, match=r"gone\.yaml: No such file or directory; nothing was submitted"):
+        submit.submit(planned)
+    assert not (here / "runs/a").exists()
+    assert not (here / "asked").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`embed`: one row a photograph in the index's order, equal to the probe's features and to plain timm's."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,53 @@ def test_one_photograph_that_does_not_decode_stops_it(
     (tmp_path / "leave").write_text(factory.key(4) + "\n")
     code, table = embed("mean-colour", "--exclude", tmp_path / "leave", data=folder)
     assert (code, len(table)) == (0, 8)
+
+
+def test_shards_are_closed_when_it_stops_in_the_middle(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Reader] = []
+
+    class Noted(Reader):
+        def __init__(self, index: shards.Index) -> None:
+            super().__init__(index)
+            opened.append(self)
+
+    def broken(name: str, done: int) -> None:
+        if done > 16:
+            raise OSError("the terminal is gone")
+
+    monkeypatch.setattr(embedding, "Reader", Noted)
+    monkeypatch.setattr(embedding, "ROW_GROUP", 1)
+    chosen = embedding.choose(site / "shards", where=None, exclude=None, batch=8, workers=0)
+    with pytest.raises(OSError, match="the terminal is gone"):
+        embedding.write("mean-colour", chosen, tmp_path / "x.parquet", seed=0, advance=broken)
+    (reader,) = opened
+    assert reader._files == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from ssl_retina.probe import embedding
+def advance(name, done):
+    if done > 16:
+        os.kill(os.getpid(), 9)
+embedding.ROW_GROUP = 1
+chosen = embedding.choose(Path(sys.argv[1]), where=None, exclude=None, batch=8, workers=0)
+embedding.write("mean-colour", chosen, Path(sys.argv[2]), seed=0, advance=advance)
+"""
+
+
+def test_what_kill_9_left_is_gone_after_the_next_call(embed: Any, site: Path, tmp_path: Path) -> None:
+    script = [sys.executable, "-c", KILLED, str(site / "shards"), str(tmp_path / "x.parquet")]
+    assert subprocess.run(script, check=False).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1, "it was killed while it wrote"
+    assert not (tmp_path / "x.parquet").exists()
+    code, table = embed("mean-colour", "--workers", 0)
+    assert (code, len(table)) == (0, SAMPLES)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.parquet"]
 
 
 def test_features_that_are_not_finite_are_refused(

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from ssl_retina import cli, files
 from ssl_retina.errors import CheckpointError, InputError, StateError, UserError
 from ssl_retina.models import pretrained
-from ssl_retina.release.hub import publishable, pull, push
+from ssl_retina.release.hub import publishable, pull, push, staging
 from ssl_retina.release.hub.sources import Folder
 from ssl_retina.release.hub.web import Patience
 
@@ -137,6 +137,48 @@ def test_two_pulls_into_one_target(pair: tuple[Path, Path], tmp_path: Path) -> N
         pytest.raises(StateError, match=f"is being written by process {os.getpid()}"),
     ):
         pull.pull(Folder(pair[0]), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from ssl_retina.release.hub import staging
+with staging.opened(Path(sys.argv[1]), "pull") as stage:
+    stage.discard()
+    print("discarded", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_stage_stays_ours_until_its_lock_is_gone(tmp_path: Path) -> None:
+    """A finished pull that has not left yet lets nobody in, so it tidies nobody else's stage away."""
+    target = tmp_path / "x"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(target)], text=True, **pipes) as first:
+        assert first.stdin is not None
+        assert first.stdout is not None
+        assert first.stdout.readline() == "discarded\n"
+        with (
+            pytest.raises(StateError, match=f"is being written by process {first.pid}"),
+            staging.opened(target, "pull"),
+        ):
+            pass
+        first.stdin.write("\n")
+    assert first.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+    with staging.opened(target, "pull") as stage:
+        (stage.parts / "a").write_text("half")
+    assert (tmp_path / ".pull-x.partial" / "parts" / "a").exists()
+
+
+def test_l2_a_source_that_cannot_be_read_is_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Linux answers a read of one's own memory at 0 with an input/output error."""
+    broken = exported.make(tmp_path / "broken")
+    (broken / "README.md").unlink()
+    (broken / "README.md").symlink_to("/proc/self/mem")
+    with pytest.raises(InputError, match=r"broken/README\.md cannot be read: Input/output error"):
+        pull.pull(Folder(broken), tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
@@ -267,7 +309,7 @@ HOST = "node-17.example"
         (_metadata, CheckpointError, "metadata of its own: args"),
         (_optimiser, CheckpointError, "1 extra: exp_avg.norm.bias"),
         (_numbers, CheckpointError, "holds other numbers than weights: ids"),
-        (_argument, CheckpointError, "says more than an export's: args"),
+        (_argument, CheckpointError, "is no config of an export:\n  args: unknown key"),
         (_says("from /data/site/run7"), InputError, "README.md, line 2, names a path"),
         (_says('{"shards": "/mnt/x"}'), InputError, "README.md, line 2, names a path"),
         (_says("at C:\\Users\\x"), InputError, "README.md, line 2, names a path"),

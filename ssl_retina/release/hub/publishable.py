@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ssl_retina.errors import CheckpointError, InputError, StateError
 from ssl_retina.models import pretrained, weights
-from ssl_retina.models.pretrained import CONFIG_NAME, WEIGHTS_NAME
-from ssl_retina.release.export import CARD_NAME, NAMES
+from ssl_retina.models.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME
+from ssl_retina.release.export import NAMES
 from ssl_retina.release.hub import contents
 from ssl_retina.release.hub.contents import ORIGIN_NAME
 
@@ -36,7 +36,7 @@ def verify(folder: Path) -> Mapping[str, str]:
             f"{folder} holds {len(extra)} entries that are no part of an export, which is "
             f"{', '.join(sorted(NAMES))}: nothing was sent; take them out, or export again"
         )
-    promised = contents.read_folder(folder)
+    promised = pretrained.read_folder_sums(folder)
     wrong = contents.damaged(folder, promised)
     if wrong:
         raise CheckpointError(

@@ -76,7 +76,7 @@ def _promised(source: Source, stage: Stage, tell: Tell) -> Mapping[str, str]:
     forget(part)
     try:
         source.fetch(Wanted(SUMS_NAME, None), part, tell)
-        return contents.read_sums(part.read_bytes(), source.shown)
+        return pretrained.read_sums(part.read_bytes(), source.shown)
     finally:
         forget(part)
 

@@ -3,10 +3,11 @@
 In: which file is wanted. Out: that file's bytes at the end of a part file, continued where it stops.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from ssl_retina.errors import InputError
 from ssl_retina.models.pretrained import SUMS_NAME
@@ -62,20 +63,35 @@ class Folder:
         file = self.path / wanted.name
         if not file.is_file():
             raise not_there(self.shown, wanted.name)
-        total = file.stat().st_size
+        with _reading(file):
+            total = file.stat().st_size
         if total > wanted.limit:
             raise too_large(self.shown, wanted, total)
         done = 0
-        with _readable(file) as given, part.open("wb") as taken:
-            while block := given.read(BLOCK):
+        with part.open("wb") as taken:
+            for block in _blocks(file):
                 taken.write(block)
                 done += len(block)
                 tell.progress(wanted.name, done, total)
 
 
-def _readable(file: Path) -> BinaryIO:
+def _blocks(file: Path) -> Iterator[bytes]:
+    """A file's content; only its own errors are those of the source, not those of the disk it goes to."""
+    with _reading(file):
+        stream = file.open("rb")
+    with stream:
+        while True:
+            with _reading(file):
+                block = stream.read(BLOCK)
+            if not block:
+                return
+            yield block
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
     try:
-        return file.open("rb")
+        yield
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from None
 
