@@ -24,7 +24,8 @@ def parse(
     for ours, parser in PARSERS.items():
         if ours not in texts:
             continue
-        found = values[ours] = [parser(text) for text in texts[ours]]
+        known = {text: parser(text) for text in dict.fromkeys(texts[ours])}  # one object for equal cells
+        found = values[ours] = [known[text] for text in texts[ours]]
         pairs = zip(texts[ours], found, strict=True)
         wrong = sum(bool(text) and value in (None, "unknown") for text, value in pairs)
         _refuse_free_text(ours, titles[ours], wrong=wrong, found=found)

@@ -53,7 +53,8 @@ class Resolution:
         plain = ("key", "name", "modality", "width", "height", "source_width", "source_height")
         place = ("volume", "slice", "slices")
         sample = {
-            **{name: record[name] for name in (*plain, *place)},
+            **{name: record[name] for name in plain},
+            **{name: record.get(name) for name in place},
             "patient": record["patient"],
             "group": self.root.get(belong[0], belong[0]) if belong else record["key"],
             "eye": _one_eye(together),

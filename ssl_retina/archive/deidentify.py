@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ssl_retina import pseudonyms
 from ssl_retina.archive import attributes, devices
 from ssl_retina.archive.attributes import Attributes
-from ssl_retina.archive.picture import Place
+from ssl_retina.archive.picture import WHOLE, Place
 
 NOTHING = Attributes()
 
@@ -47,7 +47,13 @@ class Identity:
 
 
 def identify(
-    path: str, stated: Attributes | None, *, place: Place, facts: Mapping[str, str], key: bytes, site: str
+    path: str,
+    stated: Attributes | None,
+    facts: Mapping[str, str],
+    *,
+    key: bytes,
+    site: str,
+    place: Place = WHOLE,
 ) -> Identity:
     """Merge what the table states with what the file states (DICOM); the table counts first.
 

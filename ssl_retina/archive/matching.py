@@ -4,6 +4,7 @@ In: `Found` rows, a table, a pattern. Out: what is stated about each file, and c
 """
 
 import dataclasses
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -67,13 +68,18 @@ def _no_row_fits(table: Table, ambiguous: int) -> str:
 def from_pattern(found: Sequence[Found], text: str) -> tuple[Stated, Counter[str]]:
     """What the file names state. Raises InputError if none follows the pattern, or for free text."""
     compiled = pattern.compile_pattern(text)
-    read = {number: pattern.parts(compiled, one.path) for number, one in enumerate(found)}
-    fitting = {number: fields for number, fields in read.items() if fields is not None}
+    texts: dict[str, list[str]] = {field: [] for field in compiled.groupindex}
+    fitting: list[int] = []
+    for number, one in enumerate(found):
+        fields = pattern.parts(compiled, one.path)
+        if fields is not None:
+            fitting.append(number)
+            for field, column in texts.items():
+                column.append(sys.intern(fields[field]))
     if not fitting:
         raise InputError(
             f"no file name follows --pattern {text!r}: it describes the bare name without folder and suffix"
         )
-    texts = {field: [fields[field] for fields in fitting.values()] for field in compiled.groupindex}
     titles = {field: f"{{{field}}} of --pattern" for field in texts}
     values, unknown = cells.parse(texts, titles)
     stated = {
@@ -154,31 +160,50 @@ def _agreed(first: object, second: object) -> Any:
 
 
 class _Numbers:
-    """Files by path, and by bare name with and without suffix (case-folded)."""
+    """Files by path, and by bare name with and without suffix (case-folded). About 400 bytes a file."""
 
     def __init__(self, found: Sequence[Found]) -> None:
         self._folders: list[tuple[str, ...]] = []
-        self._images: list[bool] = []
+        self._images = bytearray(len(found))
         self._paths: dict[str, int] = {}
-        self._names: dict[str, list[int]] = {}
+        self._names: dict[str, int | list[int]] = {}
+        shared: dict[str, tuple[str, ...]] = {}
         for number, one in enumerate(found):
-            path = PurePosixPath(pseudonyms.normalise_path(one.path))
-            self._folders.append(path.parts[:-1])
-            self._images.append(path.suffix.casefold() in IMAGE_SUFFIXES)
-            self._paths.setdefault(path.as_posix(), number)
-            for name in {path.name.casefold(), path.stem.casefold()}:
-                self._names.setdefault(name, []).append(number)
+            path = pseudonyms.normalise_path(one.path)
+            path = one.path if path == one.path else path  # one text, not two
+            folder, _, name = path.rpartition("/")
+            if folder not in shared:
+                shared[folder] = PurePosixPath(folder).parts
+            stem, suffix = _split_suffix(name)
+            self._folders.append(shared[folder])
+            self._images[number] = suffix.casefold() in IMAGE_SUFFIXES
+            self._paths.setdefault(path, number)
+            for spelling in {name.casefold(), stem.casefold()}:
+                self._name(spelling, number)
+
+    def _name(self, spelling: str, number: int) -> None:
+        """Most names stand once: their number needs no list."""
+        before = self._names.setdefault(spelling, number)
+        if isinstance(before, list):
+            before.append(number)
+        elif before != number:
+            self._names[spelling] = [before, number]
+
+    def _named(self, spelling: str) -> Sequence[int]:
+        found = self._names.get(spelling, ())
+        return (found,) if isinstance(found, int) else found
 
     def of(self, cell: str) -> int | None:
         """The file's number, SEVERAL where the bare name fits more than one, None where nothing fits."""
-        path = PurePosixPath(pseudonyms.normalise_path(cell.strip().replace("\\", "/").lstrip("/")))
-        if path.as_posix() in self._paths:
-            return self._paths[path.as_posix()]
+        plain = pseudonyms.normalise_path(cell.strip().replace("\\", "/").lstrip("/"))
+        if plain in self._paths:
+            return self._paths[plain]
+        path = PurePosixPath(plain)
         spellings = [path.name.casefold()]
         if path.suffix.casefold() in IMAGE_SUFFIXES:
             spellings.append(path.stem.casefold())
         for spelling in spellings:
-            fitting = [number for number in self._names.get(spelling, ()) if self._fits(number, path)]
+            fitting = [number for number in self._named(spelling) if self._fits(number, path)]
             # a scan.xml beside scan.bmp is no second photograph
             fitting = [number for number in fitting if self._images[number]] or fitting
             if fitting:
@@ -191,10 +216,19 @@ class _Numbers:
         return all(own == given for own, given in pairs)
 
 
+def _split_suffix(name: str) -> tuple[str, str]:
+    """A file's name and its suffix with the dot, as `pathlib` cuts them."""
+    at = name.rfind(".")
+    return (name[:at], name[at:]) if 0 < at < len(name) - 1 else (name, "")
+
+
 def collisions(found: Sequence[Found]) -> Mapping[int, int]:
     """Files whose paths are one in NFC, such as two spellings of an accent: later number -> first number."""
-    spelled = [(number, pseudonyms.normalise_path(one.path)) for number, one in enumerate(found)]
-    odd = {path for number, path in spelled if path != found[number].path}
+    normal = ((one.path, pseudonyms.normalise_path(one.path)) for one in found)
+    odd = {path for written, path in normal if path != written}
+    if not odd:
+        return {}
+    spelled = ((number, pseudonyms.normalise_path(one.path)) for number, one in enumerate(found))
     first: dict[str, int] = {}
     twins: dict[int, int] = {}
     for number, path in spelled:

@@ -204,7 +204,7 @@ def _photograph(
     height, width = cleaned.pixels.shape[:2]
     ellipse = cleaned.field_of_view
     identity = deidentify.identify(
-        found.path, stated, place=part.place, facts=picture.facts, key=job.key, site=job.site
+        found.path, stated, picture.facts, key=job.key, site=job.site, place=part.place
     )
     record = asdict(identity) | {
         "modality": cleaned.modality,

@@ -97,7 +97,7 @@ def _packed(content: bytes, start: int, shape: tuple[int, int]) -> Pixels:
 
 def _shown(reflectivity: NDArray[np.float32]) -> Pixels:
     """The viewer's scale, (ln(v + 2.44e-4) + 8.3) / 8.285 (found by eyepy's authors); black where unknown."""
-    known = np.isfinite(reflectivity) & (reflectivity >= 0) & (reflectivity < 1.99)
+    known = (reflectivity >= 0) & (reflectivity < 1.99)  # false for what is no number
     safe = np.where(known, reflectivity, np.float32(1))
     shown = np.clip((np.log(safe + np.float32(2.44e-4)) + 8.3) / 8.285, 0, 1)
     return vendor.grey(np.rint(np.where(known, shown, 0) * 255).astype(np.uint8))
