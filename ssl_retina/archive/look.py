@@ -137,8 +137,8 @@ def _without_mean(values: NDArray[np.float32], inside: NDArray[np.float32], half
 def window_sums(values: NDArray[np.float32], half: int) -> NDArray[np.float32]:
     """Sums over square windows of 2 half + 1 values."""
     side = 2 * half + 1
-    padded: NDArray[np.float64] = np.pad(values.astype(np.float64), ((half + 1, half), (half + 1, half)))
-    total = padded.cumsum(axis=0).cumsum(axis=1)
-    sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
-    windows: NDArray[np.float32] = sums.astype(np.float32)
-    return windows
+    padded = np.pad(values, ((half + 1, half), (0, 0))).cumsum(axis=0, dtype=np.float32)
+    rows = padded[side:] - padded[:-side]
+    padded = np.pad(rows, ((0, 0), (half + 1, half))).cumsum(axis=1, dtype=np.float32)
+    sums: NDArray[np.float32] = padded[:, side:] - padded[:, :-side]
+    return sums

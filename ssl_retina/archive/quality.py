@@ -69,7 +69,8 @@ def assess(pixels: Pixels, field_of_view: tuple[float, ...] | None) -> Quality:
     disc = small.size / 3 if field_of_view is None else np.pi * (INSIDE * field_of_view[2] / factor) ** 2
     if not inside.any():
         return Quality(0.0, 0.0, 0.0, 0.0, 0.0)
-    green, brightest = small[..., 1].astype(np.float32), small.max(axis=2)[inside]
+    green = small[..., 1].astype(np.float32)
+    brightest = np.maximum(np.maximum(small[..., 0], small[..., 1]), small[..., 2])[inside]
     seen = green[inside]
     level = float(seen.mean()) + OFFSET
     fine, coarse = (_detail(green, inside, half) for half in (FINE, COARSE))
@@ -92,10 +93,11 @@ def _inside(small: Pixels, circle: tuple[float, ...] | None) -> NDArray[np.bool_
 
 
 def _detail(green: Floats, inside: NDArray[np.bool_], half: int) -> float:
-    """Root mean square of what differs from the mean of a window, inside."""
-    weight = inside.astype(np.float32)
-    mean = window_sums(green * weight, half) / np.maximum(window_sums(weight, half), 1)
-    return float(np.sqrt(((green - mean)[inside] ** 2).mean()))
+    """Root mean square of what differs from the mean of a window, inside; windows never reach the rim."""
+    mean = window_sums(green, half) / (2 * half + 1) ** 2
+    middle = (slice(half, -half), slice(half, -half))
+    apart = (green - mean)[middle][inside[middle]]
+    return float(np.sqrt((apart**2).mean())) if apart.size else 0.0
 
 
 def _share(value: float, limits: tuple[float, float]) -> float:
