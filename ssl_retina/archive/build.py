@@ -64,27 +64,27 @@ def build_slice(
     source: Path, out: Path, settings: Settings, part: slices.Slice, listener: Listener = SILENT
 ) -> int:
     """The first stage of one slice of the archive; give the number of its files. Raises as `build` does."""
-    archive = _survey(source, out, settings, listener)
+    archive = survey(source, out, settings, listener)
     with output.speaking("--out", out):
         output.make_folders(out)
-        identity, tools = _identity(archive, settings), _tools()
+        made_from, used = identity(archive, settings), tools()
         if (out / shards.INDEX_NAME).exists():
-            output.join(out, identity, tools)
+            output.join(out, made_from, used)
             listener.note(f"{out} is complete already")
             return 0
         with slices.held(out, part):
-            output.join(out, identity, tools)
+            output.join(out, made_from, used)
             own = part.own(stage.chunks(archive.found, archive.stated))
             wanted = stage.missing(archive.job, own)
             rows, left = (sum(len(chunk.rows) for chunk in some) for some in (own, wanted))
             if wanted:
-                progress = _Progress(listener, rows - left, rows)
+                progress = Progress(listener, rows - left, rows)
                 stage.run(archive.job, wanted, processes=settings.workers, progress=progress.add)
     return rows
 
 
 def _built(source: Path, out: Path, settings: Settings, listener: Listener, first: FirstStage) -> Totals:
-    archive = _survey(source, out, settings, listener)
+    archive = survey(source, out, settings, listener)
     with output.speaking("--out", out):
         made = output.make_folders(out)
         output.warn_if_open(out, listener.note)
@@ -104,7 +104,7 @@ def _write_id_map(path: Path, archive: Archive, out: Path) -> None:
         idmap.write(path, out, job=archive.job, found=archive.found, stated=archive.stated)
 
 
-def _survey(source: Path, out: Path, settings: Settings, listener: Listener) -> Archive:
+def survey(source: Path, out: Path, settings: Settings, listener: Listener) -> Archive:
     """Check every input; nothing is written yet but a first key."""
     found = _separate_twins(list(scan(source)))
     if not found:
@@ -158,9 +158,9 @@ def _stated(found: Sequence[Found], settings: Settings, listener: Listener) -> t
 
 def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, first: FirstStage) -> Totals:
     """Under the lock: both stages, the index last."""
-    identity = _identity(archive, settings)
-    tools = _tools()
-    if output.claim(out, identity, tools) == output.Found.COMPLETE:
+    made_from = identity(archive, settings)
+    used = tools()
+    if output.claim(out, made_from, used) == output.Found.COMPLETE:
         return _complete(out, listener)
     chunks = first(archive, out, settings, listener)
     work = archive.job.work
@@ -171,11 +171,11 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, 
     totals = _totals(scanned, counts, {**archive.remarks}, resolution)
     if totals.written:
         facts = {
-            "key_fingerprint": identity["key_fingerprint"],
+            "key_fingerprint": made_from["key_fingerprint"],
             "site": settings.site,
             "ids": pseudonyms.NORMALISATION,
-            "made_from": identity,
-            "made_with": {**tools, "python": platform.python_version(), "libjpeg": _libjpeg()},
+            "made_from": made_from,
+            "made_with": made_with(),
             "totals": dataclasses.asdict(totals),
             "anonymity": resolution.release.facts(),
         }
@@ -185,7 +185,13 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, 
     return totals
 
 
-def _tools() -> dict[str, str]:
+def made_with() -> dict[str, str]:
+    """Versions of everything that has a hand in the bytes."""
+    return {**tools(), "python": platform.python_version(), "libjpeg": _libjpeg()}
+
+
+def tools() -> dict[str, str]:
+    """Versions that must stay the same within one build."""
     return {name: metadata.version(name) for name in TOOLS}
 
 
@@ -215,7 +221,7 @@ def _first_stage(archive: Archive, out: Path, settings: Settings, listener: List
     done = total - sum(len(chunk.rows) for chunk in wanted)
     if done:
         listener.note(f"continuing an interrupted run: {done:,} of {total:,} files are done")
-    progress = _Progress(listener, done, total)
+    progress = Progress(listener, done, total)
     if wanted:
         output.drop_shards(out)
         stage.run(archive.job, wanted, processes=settings.workers, progress=progress.add)
@@ -230,7 +236,7 @@ def _slices_made(archive: Archive, out: Path, settings: Settings, listener: List
     return len(planned)
 
 
-class _Progress:
+class Progress:
     """Adds up the rows of finished chunks for the listener."""
 
     def __init__(self, listener: Listener, done: int, total: int) -> None:
@@ -241,7 +247,7 @@ class _Progress:
         self._listener.progress(self._done, self._total)
 
 
-def _identity(archive: Archive, settings: Settings) -> dict[str, Any]:
+def identity(archive: Archive, settings: Settings) -> dict[str, Any]:
     """What an output is made from: it must be the same for a run to be continued. Digests are keyed."""
     key = archive.job.key
     listing = hmac.new(key, b"listing\0", hashlib.sha256)
@@ -268,8 +274,6 @@ def _totals(
         remarks[pack.UNCROPPED] = counts[pack.UNCROPPED]
     if resolution.devices_dropped:
         remarks["devices_dropped"] = 1
-    prefix = "reason:"
-    reasons = {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}
     return Totals(
         scanned=scanned,
         written=counts[pack.WRITTEN],
@@ -277,11 +281,17 @@ def _totals(
         duplicates=counts[pack.DUPLICATE],
         patients=patients,
         shards=counts["shards"],
-        reasons=reasons,
+        reasons=dict(reasons(counts)),
         remarks=remarks,
     )
 
 
+def reasons(counts: Mapping[str, int]) -> Counter[str]:
+    """Rejected files by reason, of the counts of `pack`."""
+    prefix = "reason:"
+    return Counter({name.removeprefix(prefix): n for name, n in counts.items() if name.startswith(prefix)})
+
+
 def _no_image(totals: Totals) -> str:
-    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(totals.reasons.items()))
-    return f"the source holds no image that can be used: {totals.scanned} files, all rejected ({reasons})"
+    listed = ", ".join(f"{reason} {count}" for reason, count in sorted(totals.reasons.items()))
+    return f"the source holds no image that can be used: {totals.scanned} files, all rejected ({listed})"

@@ -37,7 +37,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """What all chunks of one run share."""
+    """What all chunks of one run share. withdrawn: marks of patients who must not come back."""
 
     source: Path
     work: Path
@@ -47,6 +47,7 @@ class Job:
     encoding: Encoding
     keep_other: bool = False
     selection: Selection = EVERYTHING
+    withdrawn: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,9 @@ def _photograph(job: Job, found: Found, stated: Attributes | None, part: Part) -
     identity = deidentify.identify(
         found.path, stated, place=part.place, facts=picture.facts, key=job.key, site=job.site
     )
-    record = asdict(identity) | {
+    if identity.mark in job.withdrawn:
+        raise Rejected("withdrawn")
+    record = {name: value for name, value in asdict(identity).items() if name != "mark"} | {
         "modality": cleaned.modality,
         "width": width,
         "height": height,
@@ -202,6 +205,14 @@ def _parts(job: Job, found: Found, content: bytes) -> Sequence[Part]:
     if not parts:
         raise Rejected("no_picture")
     return parts
+
+
+def digest(job: Job, found: Found, reader: containers.Reader) -> str:
+    """The keyed digest of a file's bytes, "" where they cannot be read: as its ledger lines have it."""
+    try:
+        return "" if found.reason else fingerprint.of_bytes(job.key, _content(job, found, reader))
+    except Rejected:
+        return ""
 
 
 def _content(job: Job, found: Found, reader: containers.Reader) -> bytes:
