@@ -74,27 +74,27 @@ def build_slice(
     source: Path, out: Path, settings: Settings, part: slices.Slice, listener: Listener = SILENT
 ) -> int:
     """The first stage of one slice of the archive; give the number of its files. Raises as `build` does."""
-    archive = _survey(source, out, settings, listener)
+    archive = survey(source, out, settings, listener)
     with output.speaking("--out", out):
         output.make_folders(out)
-        identity, tools = archive.identity(settings), provenance.tools()
+        made_from, used = archive.identity(settings), provenance.tools()
         if (out / shards.INDEX_NAME).exists():
-            output.join(out, identity, tools)
+            output.join(out, made_from, used)
             listener.note(f"{out} is complete already")
             return 0
         with slices.held(out, part):
-            output.join(out, identity, tools)
+            output.join(out, made_from, used)
             own = part.own(stage.chunks(archive.found, archive.stated))
             wanted = stage.missing(archive.job, own)
             rows, left = (sum(len(chunk.rows) for chunk in some) for some in (own, wanted))
             if wanted:
-                progress = _Progress(listener, rows - left, rows)
+                progress = Progress(listener, rows - left, rows)
                 stage.run(archive.job, wanted, processes=settings.workers, progress=progress.add)
     return rows
 
 
 def _built(source: Path, out: Path, settings: Settings, listener: Listener, first: FirstStage) -> Totals:
-    archive = _survey(source, out, settings, listener)
+    archive = survey(source, out, settings, listener)
     with output.speaking("--out", out):
         made = output.make_folders(out)
         output.warn_if_open(out, listener.note)
@@ -117,7 +117,7 @@ def _write_id_map(path: Path, archive: Archive, out: Path) -> None:
         idmap.write(path, out, job=archive.job, found=archive.found, stated=archive.stated)
 
 
-def _survey(source: Path, out: Path, settings: Settings, listener: Listener) -> Archive:
+def survey(source: Path, out: Path, settings: Settings, listener: Listener) -> Archive:
     """Check every input; nothing is written yet but a first key."""
     found = _separate_twins(list(scan(source)))
     if not found:
@@ -184,9 +184,9 @@ def _stated(
 
 def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, first: FirstStage) -> Totals:
     """Under the lock: both stages, the index last."""
-    identity = archive.identity(settings)
-    tools = provenance.tools()
-    if output.claim(out, identity, tools) == output.Found.COMPLETE:
+    made_from = archive.identity(settings)
+    used = provenance.tools()
+    if output.claim(out, made_from, used) == output.Found.COMPLETE:
         return _complete(out, listener)
     chunks = first(archive, out, settings, listener)
     work = archive.job.work
@@ -197,11 +197,11 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, 
     totals = _totals(scanned, counts, {**archive.remarks}, resolution)
     if totals.written:
         facts = {
-            "key_fingerprint": identity["key_fingerprint"],
+            "key_fingerprint": made_from["key_fingerprint"],
             "site": settings.site,
             "ids": pseudonyms.NORMALISATION,
-            "made_from": identity,
-            "made_with": provenance.made_with(tools),
+            "made_from": made_from,
+            "made_with": provenance.made_with(),
             "totals": dataclasses.asdict(totals),
             **({"balance": str(settings.filters.balance)} if settings.filters.balance else {}),
             "anonymity": resolution.release.facts(),
@@ -235,7 +235,7 @@ def _first_stage(archive: Archive, out: Path, settings: Settings, listener: List
     done = total - sum(len(chunk.rows) for chunk in wanted)
     if done:
         listener.note(f"continuing an interrupted run: {done:,} of {total:,} files are done")
-    progress = _Progress(listener, done, total)
+    progress = Progress(listener, done, total)
     if wanted:
         output.drop_shards(out)
         stage.run(archive.job, wanted, processes=settings.workers, progress=progress.add)
@@ -250,7 +250,7 @@ def _slices_made(archive: Archive, out: Path, settings: Settings, listener: List
     return len(planned)
 
 
-class _Progress:
+class Progress:
     """Adds up the rows of finished chunks for the listener."""
 
     def __init__(self, listener: Listener, done: int, total: int) -> None:
@@ -270,8 +270,6 @@ def _totals(
         remarks[pack.UNCROPPED] = counts[pack.UNCROPPED]
     if resolution.devices_dropped:
         remarks["devices_dropped"] = 1
-    prefix = "reason:"
-    reasons = {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}
     return Totals(
         scanned=scanned,
         written=counts[pack.WRITTEN],
@@ -279,11 +277,17 @@ def _totals(
         duplicates=counts[pack.DUPLICATE],
         patients=patients,
         shards=counts["shards"],
-        reasons=reasons,
+        reasons=dict(reasons(counts)),
         remarks=remarks,
     )
 
 
+def reasons(counts: Mapping[str, int]) -> Counter[str]:
+    """Rejected files by reason, of the counts of `pack`."""
+    prefix = "reason:"
+    return Counter({name.removeprefix(prefix): n for name, n in counts.items() if name.startswith(prefix)})
+
+
 def _no_image(totals: Totals) -> str:
-    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(totals.reasons.items()))
-    return f"the source holds no image that can be used: {totals.scanned} files, all rejected ({reasons})"
+    listed = ", ".join(f"{reason} {count}" for reason, count in sorted(totals.reasons.items()))
+    return f"the source holds no image that can be used: {totals.scanned} files, all rejected ({listed})"

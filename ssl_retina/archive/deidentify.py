@@ -25,7 +25,7 @@ class Identity:
     place: which picture of the file, empty where it has one. slice, slices: the place in the volume.
     visit_order orders a patient's visits and is a number shifted by a secret of the patient, never a date; it
     does not leave the work folder; nor does day_order, the same for days where the visit is a date.
-    remarks: codes to count, such as eye_conflict.
+    remarks: codes to count, such as eye_conflict. mark: tells whether the patient was withdrawn; not written.
     """
 
     key: str
@@ -44,6 +44,7 @@ class Identity:
     age: str | None = None
     sex: str | None = None
     day_order: int | None = None
+    mark: str | None = None
 
 
 def identify(
@@ -86,6 +87,7 @@ def identify(
         age=stated.age,
         sex=stated.sex,
         day_order=_day(visit, key, patient),
+        mark=None if raw is None else pseudonyms.withdrawal_mark(key, raw, site),
     )
 
 

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,14 @@ def _first(path: Path, plan: Mapping[str, Any]) -> bool:
     finally:
         candidate.unlink()
     return True
+
+
+def require_same(
+    out: Path, made: Mapping[str, Any], wanted: Mapping[str, Any], *, but: Collection[str]
+) -> None:
+    """Raise StateError where a set was made with other settings; what stands in `but` may differ."""
+    same = ({name: value for name, value in one.items() if name not in but} for one in (made, wanted))
+    _compare(out, *same)
 
 
 def require_intact(out: Path, index: Index) -> None:

@@ -28,12 +28,14 @@ UNCROPPED = "no_field_of_view"
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the shards go and how they are cut."""
+    """Where the shards go and how they are cut; the number of the first shard, and of the first record."""
 
     work: Path
     out: Path
     name: str
     samples_per_shard: int
+    first_shard: int = 0
+    first_number: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def pack(plan: Plan, records: Iterable[tuple[int, Record]], resolution: Resoluti
         temporary.open("w", encoding="utf-8") as ledger,
     ):
         collected: list[Item] = []
-        for item, line in _items(records, resolution):
+        for item, line in _items(records, resolution, plan.first_number):
             ledger.write(json.dumps(line, sort_keys=True) + "\n")
             counts[line["outcome"]] += 1
             if line["outcome"] == REJECTED:
@@ -79,7 +81,7 @@ def pack(plan: Plan, records: Iterable[tuple[int, Record]], resolution: Resoluti
 
 
 def _items(
-    records: Iterable[tuple[int, Record]], resolution: Resolution
+    records: Iterable[tuple[int, Record]], resolution: Resolution, start: int = 0
 ) -> Iterator[tuple[Item | None, dict[str, str]]]:
     """Every row of the scan as its ledger line, with its item where it becomes a sample.
 
@@ -87,7 +89,7 @@ def _items(
     """
     seen: set[str] = set()
     groups = resolution.groups
-    for number, (chunk, record) in enumerate(records):
+    for number, (chunk, record) in enumerate(records, start):
         key = record["key"]
         assert shards.KEY_PATTERN.fullmatch(key), "a key that is no pseudonym"
         assert key not in seen, f"key {key} twice"
@@ -134,7 +136,7 @@ def _item(chunk: int, record: Record, sample: Mapping[str, Any]) -> Item:
 
 def _shard(plan: Plan, number: int, items: list[Item]) -> int:
     """Write one shard; give 1, the number of shards written."""
-    path = plan.out / shards.shard_name(plan.name, number)
+    path = plan.out / shards.shard_name(plan.name, plan.first_shard + number)
     size = _tar_size(items)
     if path.is_file() and path.stat().st_size == size:
         return 1

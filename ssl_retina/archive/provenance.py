@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import hmac
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -52,7 +52,7 @@ def tools() -> dict[str, str]:
     return found
 
 
-def made_with(found: Mapping[str, str]) -> dict[str, str]:
+def made_with() -> dict[str, str]:
     """The same, with what else made the bytes: told, but no reason to begin anew."""
     libjpeg = features.version("libjpeg_turbo") or features.version("jpg") or "unknown"
-    return {**found, "python": platform.python_version(), "libjpeg": libjpeg}
+    return {**tools(), "python": platform.python_version(), "libjpeg": libjpeg}

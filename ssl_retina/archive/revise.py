@@ -5,7 +5,7 @@ is, byte for byte. Imports webdataset's writer, and so torch.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,14 +81,34 @@ def regrouped(samples: Iterable[tuple[int, Facts]], several: Mapping[str, str]) 
     """
     together = list(samples)
     sets = [[_owned(one, several) for one in (facts, *facts["aliases"])] for _, facts in together]
-    roots = dedup.roots(sets)
+    leaders = _leaders([facts for _, facts in together])
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for leader, one_set in zip(leaders, sets, strict=True):
+        alike.setdefault(leader, []).extend(one_set)
+    roots = dedup.roots(alike.values())
     changes: Changes = {}
-    for (row, facts), one_set in zip(together, sets, strict=True):
+    for (row, facts), leader, one_set in zip(together, leaders, sets, strict=True):
         everyone = sorted(filter(None, map(dedup.owner, one_set)))
-        group = roots.get(everyone[0], everyone[0]) if everyone else facts["key"]
-        if group != facts["group"]:
-            changes[row] = {**facts, "group": group}
+        now = {
+            "group": roots.get(everyone[0], everyone[0]) if everyone else facts["key"],
+            "near": None if leader == facts["key"] else leader,
+            "id_conflict": len({one["patient"] for one in alike[leader] if one["patient"]}) > 1,
+        }
+        changed = {name: value for name, value in now.items() if facts.get(name, value) != value}
+        if changed:
+            changes[row] = {**facts, **changed}
     return changes
+
+
+def _leaders(samples: Sequence[Facts]) -> list[str]:
+    """The key that each sample's near duplicates are named by: of those left, the first where it is gone."""
+    there = {facts["key"] for facts in samples}
+    heirs: dict[str, str] = {}
+    found = []
+    for facts in samples:
+        leader = facts.get("near") or facts["key"]
+        found.append(leader if leader in there else heirs.setdefault(leader, facts["key"]))
+    return found
 
 
 def _owned(one: Facts, several: Mapping[str, str]) -> dict[str, Any]:

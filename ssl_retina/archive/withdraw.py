@@ -141,7 +141,7 @@ def _taken_out(index: Index, reader: Reader, who: _Patient) -> dict[str, Any]:
     groups = {shards.group_number(facts["group"]) for facts in gone.values()}
     mates = [row for row in range(len(reader)) if int(reader.positions[row]["group"]) in groups]
     staying = ((row, reader.facts(row)) for row in mates if row not in gone)
-    several = _files_of_several(index.folder / shards.LEDGER_NAME)
+    several = files_of_several(index.folder / shards.LEDGER_NAME)
     changes = revise.regrouped(staying, several)
     answer = _answer(index, gone, changes) | {"mark": who.mark}
     changes |= dict.fromkeys(gone)
@@ -157,7 +157,7 @@ def _taken_out(index: Index, reader: Reader, who: _Patient) -> dict[str, Any]:
     return answer
 
 
-def _files_of_several(ledger: Path) -> dict[str, str]:
+def files_of_several(ledger: Path) -> dict[str, str]:
     """Key -> file of every picture that is not the only one of its file."""
     return {line["key"]: line["file"] for line in manifest.lines(ledger) if "file" in line}
 
@@ -191,16 +191,16 @@ def _write_ledger(out: Path, folder: Path, keys: set[str], several: Mapping[str,
             if line["key"] in keys or line.get("of") in keys:
                 samples += line["outcome"] == pack.WRITTEN
                 duplicates += line["outcome"] == pack.DUPLICATE
-                line = {"key": line["key"], "detail": "", "source": ""}
-                line |= {"outcome": pack.REJECTED, "reason": WITHDRAWN}
+                line = _bare(line) | {"outcome": pack.REJECTED, "reason": WITHDRAWN}
             elif line.get("file") in volumes:
-                line = {**dict.fromkeys(("detail", "source"), ""), **_kept(line)}
+                line = _bare(line) | {name: line[name] for name in ("outcome", "reason")}
             stream.write(json.dumps(line, sort_keys=True) + "\n")
     return samples, duplicates
 
 
-def _kept(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: line[name] for name in ("key", "outcome", "reason")}
+def _bare(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line without what its file says: the pseudonyms of picture and file are left."""
+    return {name: line[name] for name in ("key", "file") if name in line} | {"detail": "", "source": ""}
 
 
 def _totals(index: Index, counted: tuple[int, int], holdings: revise.Holdings, number: int) -> Totals:

@@ -47,7 +47,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """What all chunks of one run share."""
+    """What all chunks of one run share. withdrawn: marks of patients who must not come back."""
 
     source: Path
     work: Path
@@ -58,6 +58,7 @@ class Job:
     keep_other: bool = False
     selection: Selection = EVERYTHING
     keep_text: bool = False
+    withdrawn: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,9 @@ def _photograph(
     identity = deidentify.identify(
         found.path, stated, picture.facts, key=job.key, site=job.site, place=part.place
     )
-    record = asdict(identity) | {
+    if identity.mark in job.withdrawn:
+        raise Rejected("withdrawn")
+    record = {name: value for name, value in asdict(identity).items() if name != "mark"} | {
         "modality": cleaned.modality,
         "width": width,
         "height": height,
@@ -236,6 +239,14 @@ def _parts(job: Job, found: Found, content: bytes) -> Sequence[Part]:
     if not parts:
         raise Rejected("no_picture")
     return parts
+
+
+def digest(job: Job, found: Found, reader: containers.Reader) -> str:
+    """The keyed digest of a file's bytes, "" where they cannot be read: as its ledger lines have it."""
+    try:
+        return "" if found.reason else fingerprint.of_bytes(job.key, _content(job, found, reader))
+    except Rejected:
+        return ""
 
 
 def _content(job: Job, found: Found, reader: containers.Reader) -> bytes:

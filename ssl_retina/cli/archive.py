@@ -13,7 +13,7 @@ from ssl_retina.archive.filters import Balance, Filters, NearDuplicates
 from ssl_retina.cli import archive_words, console, inspect, withdraw
 
 if TYPE_CHECKING:
-    pass
+    from ssl_retina.archive.settings import Totals
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -162,13 +162,16 @@ def shard(
         str | None,
         typer.Option("--slice", help="Make the i-th of n parts of the work (i/n), for SLURM arrays."),
     ] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="The archive has grown: add shards of its new files to the set.")
+    ] = False,
     merge: Annotated[
         bool, typer.Option("--merge", help="Put the slices together; refused while one is missing.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON on stdout.")] = False,
 ) -> None:
     """Turn an archive into de-identified WebDataset shards; a second start continues a killed one."""
-    from ssl_retina.archive import build, slices
+    from ssl_retina.archive import build
     from ssl_retina.archive import recipe as recipes
     from ssl_retina.archive.encode import Encoding
     from ssl_retina.archive.selection import Selection
@@ -176,8 +179,8 @@ def shard(
     from ssl_retina.errors import InputError, InterruptedRunError
     from ssl_retina.report.pages import complete as complete_pages
 
-    if part is not None and (merge or id_map is not None):
-        raise InputError("--slice makes a part of the work: --merge and --id-map belong to the last step")
+    if (part is not None) + append + merge > 1 or (id_map is not None and (append or part is not None)):
+        raise InputError("one of --slice, --merge and --append at a time; --id-map belongs to the last step")
     settings = build.Settings(
         recipe=None if recipe is None else recipes.load(recipe),
         table=table,
@@ -202,19 +205,29 @@ def shard(
     try:
         with _progress() as progress:
             listener = build.Listener(console.note, progress, advice.append)
-            if part is not None:
-                rows = build.build_slice(source, out, settings, slices.parse(part), listener)
-                _tell_slice(part, rows, out, as_json=json)
-                return
-            totals = (build.merge if merge else build.build)(source, out, settings, listener)
+            totals = _way(part, append=append, merge=merge)(source, out, settings, listener)
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; the same command continues") from None
+    if isinstance(totals, int):
+        _tell_slice(str(part), totals, out, as_json=json)
+        return
     complete_pages(out)
     archive_words.summary(totals, out)
     for line in advice:
         console.note(line)
     if json:
         console.result(totals.counts())
+
+
+def _way(part: str | None, *, append: bool, merge: bool) -> "Callable[..., Totals | int]":
+    """What makes the shards; a slice gives the number of its files."""
+    from ssl_retina.archive import append as grown
+    from ssl_retina.archive import build, slices
+
+    if part is not None:
+        own = slices.parse(part)
+        return lambda source, out, settings, listener: build.build_slice(source, out, settings, own, listener)
+    return grown.append if append else build.merge if merge else build.build
 
 
 def _tell_slice(part: str, rows: int, out: Path, *, as_json: bool) -> None:

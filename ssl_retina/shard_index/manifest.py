@@ -54,6 +54,11 @@ def index_sha256(index: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def content(path: Path) -> Any:
+    """What a JSON file of ours holds."""
+    return json.loads(path.read_bytes())
+
+
 def lines(ledger: Path) -> Iterator[dict[str, Any]]:
     """The lines of a ledger, one after the other. Raises ValueError for one that is no JSON object."""
     with ledger.open(encoding="utf-8") as stream:
