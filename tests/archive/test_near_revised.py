@@ -1,0 +1,72 @@
+"""Near duplicates in a set that changes: they keep their group, lose a leader, survive new files (F19)."""
+
+from pathlib import Path
+from typing import Any
+
+import factory
+import pytest
+from photographs import shard, write_table
+from test_near import COPIES, eye
+
+from ssl_retina import pseudonyms, shards
+from ssl_retina.archive.append import append
+from ssl_retina.archive.build import Listener, Settings
+from ssl_retina.archive.withdraw import withdraw
+from ssl_retina.data import inspection
+
+ROWS = [("a.png", "A"), ("b.png", "B"), ("c.png", "C"), ("d.png", "D")]
+"""a is the largest: b and c are copies of it under other patients; d is another eye."""
+
+
+def _table(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    return write_table(folder / "t.csv", ["file", "patient"], [list(row) for row in rows])
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """An archive with near duplicates, and `set`: its shards."""
+    source = tmp_path / "archive"
+    source.mkdir()
+    eye(1).save(source / "a.png")
+    COPIES["smaller"](eye(1)).save(source / "b.png")
+    COPIES["smaller"](COPIES["darker"](eye(1))).save(source / "c.png")
+    eye(2).save(source / "d.png")
+    shard(tmp_path, source, "set", table=_table(tmp_path, ROWS))
+    return tmp_path
+
+
+def _samples(place: Path) -> dict[str, dict[str, Any]]:
+    assert not inspection.inspect(place / "set", advance=lambda _: None).damage
+    reader = shards.Reader(shards.read_index(place / "set"))
+    try:
+        found = {reader.key(row): dict(reader.facts(row)) for row in range(len(reader))}
+    finally:
+        reader.close()
+    names = {pseudonyms.image(factory.KEY, f"{name}.png"): name for name in "abcde"}
+    return {names[key]: facts for key, facts in found.items()}
+
+
+def test_a_leader_that_leaves_hands_its_copies_to_the_first_that_stays(place: Path) -> None:
+    before = _samples(place)
+    assert [before[name]["near"] for name in "abcd"] == [None, before["a"]["key"], before["a"]["key"], None]
+    assert [before[name]["id_conflict"] for name in "abcd"] == [True, True, True, False]
+    withdraw(place / "set", "A", key_file=place / "key")
+    after = _samples(place)
+    group = min(pseudonyms.patient(factory.KEY, one) for one in "BC")
+    assert [after[name]["near"] for name in "bcd"] == [None, after["b"]["key"], None]
+    assert [after[name]["group"] for name in "bc"] == [group] * 2
+    assert [after[name]["id_conflict"] for name in "bcd"] == [True, True, False]
+    withdraw(place / "set", "C", key_file=place / "key")
+    alone = _samples(place)
+    assert (alone["b"]["near"], alone["b"]["id_conflict"]) == (None, False)
+    assert alone["b"]["group"] == pseudonyms.patient(factory.KEY, "B")
+
+
+def test_new_files_leave_near_duplicates_together(place: Path) -> None:
+    before = _samples(place)
+    eye(3).save(place / "archive" / "e.png")
+    settings = Settings(table=_table(place, [*ROWS, ("e.png", "D")]), key_file=place / "key", processes=1)
+    append(place / "archive", place / "set", settings, Listener())
+    after = _samples(place)
+    assert set(after) == set("abcde")
+    assert {name: after[name] for name in "abcd"} == before
