@@ -8,7 +8,8 @@ class Rejected(Exception):  # noqa: N818 - the word of the ledger
     """A file that is left out; `reason` is a code to count by, `detail` holds numbers, no words of the file.
 
     Codes: not_regular, io, not_an_image, truncated, malformed, too_large, too_small, aspect, blank, float,
-    bit_depth, colour, pages, sop_class, missing_attr, bad_geometry, no_decoder:<transfer syntax>, burned_in, not_retinal, quality.
+    bit_depth, colour, pages, sop_class, missing_attr, bad_geometry, no_decoder:<transfer syntax>, burned_in,
+    not_retinal, quality.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
