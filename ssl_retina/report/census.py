@@ -23,7 +23,8 @@ class Census:
     columns: for each of COLUMNS that the samples have, how many have each word. visits, photographs: how many
     patients have 1, 2, ... of them, as far as known. smallest: how few patients share one combination of
     device, age, sex and number of visits; k-anonymity as anybody who has the shards can count it. aliases:
-    further files of the same pixels. shared: photographs that lie under several patients.
+    further files of the same pixels. near: photographs that are marked as near duplicates of another. shared:
+    photographs that lie under several patients, near duplicates included.
     """
 
     samples: int
@@ -34,6 +35,7 @@ class Census:
     photographs: Mapping[int, int]
     smallest: int | None
     aliases: int
+    near: int
     shared: int
 
 
@@ -45,6 +47,7 @@ class _Counts:
     combinations: dict[int, set[tuple[Any, ...]]] = field(default_factory=dict)
     groups: set[int] = field(default_factory=set)
     aliases: int = 0
+    near: int = 0
     shared: int = 0
 
     def add(self, row: int, facts: Facts) -> None:
@@ -52,6 +55,8 @@ class _Counts:
         for name in COLUMNS:
             if name in facts:
                 word = facts[name]
+                if name == "quality" and isinstance(word, dict):
+                    word = word.get("class")
                 known = str(word) if word not in (None, "") else UNKNOWN if name != "split" else UNDECLARED
                 self.columns.setdefault(name, Counter())[known] += 1
         patient = facts.get("patient")
@@ -67,7 +72,8 @@ class _Counts:
         named = (one.get("patient") for one in (facts, *others))
         owners = {one for one in named if isinstance(one, str)}
         self.photographs.update(shards.group_number(one) for one in owners)
-        self.shared += len(owners) > 1
+        self.near += bool(facts.get("near"))
+        self.shared += len(owners) > 1 or bool(facts.get("id_conflict"))
 
     def smallest(self) -> int | None:
         """Patients of the rarest combination."""
@@ -96,5 +102,6 @@ def take(index: Index) -> Census:
         photographs=dict(sorted(Counter(counts.photographs.values()).items())),
         smallest=counts.smallest(),
         aliases=counts.aliases,
+        near=counts.near,
         shared=counts.shared,
     )

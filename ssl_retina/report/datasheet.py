@@ -27,7 +27,8 @@ LIMITS = (
     "The set is pseudonymised, not anonymous: a fundus photograph identifies an eye. Keep this page as you "
     "keep the shards: it shows some.",
     "k-anonymity counts device, age, sex and number of visits alone; what the pictures show is not in it.",
-    "Text burned into the picture itself is not looked for here; damage that still decodes is not detected.",
+    "Letters in the pixels are looked for in scans and in photographs without a rim alone; damage that still "
+    "decodes is not detected.",
     "Counts are of photographs, not of people, unless patients are named.",
 )
 

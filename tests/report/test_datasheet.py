@@ -54,6 +54,16 @@ def test_the_page_tells_the_sets_own_numbers(index: Index) -> None:
     assert datasheet.render(index, counts) == html
 
 
+def test_quality_is_counted_by_its_class_and_near_duplicates_as_such() -> None:
+    counts = census._Counts()
+    quality = {"class": "usable", "score": 0.4, "sharpness": 0.5}
+    counts.add(0, factory.facts(1) | {"quality": quality, "near": None, "id_conflict": False})
+    counts.add(1, factory.facts(2) | {"quality": quality, "near": factory.key(1), "id_conflict": True})
+    counts.add(2, factory.facts(7) | {"quality": None, "near": None, "id_conflict": False})
+    assert counts.columns["quality"] == {"usable": 2, "unknown": 1}
+    assert (counts.near, counts.shared, counts.aliases) == (1, 1, 0)
+
+
 def test_k_anonymity_is_counted_by_its_definition(index: Index) -> None:
     """A patient is in the class of every combination that their photographs show."""
     classes: dict[tuple[Any, ...], set[str]] = {}
