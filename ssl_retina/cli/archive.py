@@ -176,11 +176,9 @@ def shard(
     from ssl_retina.archive.encode import Encoding
     from ssl_retina.archive.selection import Selection
     from ssl_retina.archive.table import parse_map
-    from ssl_retina.errors import InputError, InterruptedRunError
     from ssl_retina.report.pages import complete as complete_pages
 
-    if (part is not None) + append + merge > 1 or (id_map is not None and (append or part is not None)):
-        raise InputError("one of --slice, --merge and --append at a time; --id-map belongs to the last step")
+    way = _way(part, append=append, merge=merge, id_map=id_map)
     settings = build.Settings(
         recipe=None if recipe is None else recipes.load(recipe),
         table=table,
@@ -202,43 +200,48 @@ def shard(
         processes=processes,
     )
     advice: list[str] = []
-    try:
-        with _progress() as progress:
-            listener = build.Listener(console.note, progress, advice.append)
-            totals = _way(part, append=append, merge=merge)(source, out, settings, listener)
-    except KeyboardInterrupt:
-        raise InterruptedRunError("interrupted; the same command continues") from None
+    with _progress() as progress:
+        listener = build.Listener(console.note, progress, advice.append)
+        totals = way(source, out, settings, listener)
     if isinstance(totals, int):
-        _tell_slice(str(part), totals, out, as_json=json)
-        return
-    complete_pages(out)
-    archive_words.summary(totals, out)
-    for line in advice:
-        console.note(line)
+        archive_words.slice_made(str(part), totals)
+    else:
+        complete_pages(out)
+        archive_words.summary(totals, out, advice)
     if json:
-        console.result(totals.counts())
+        console.result({"slice": part, "files": totals} if isinstance(totals, int) else totals.counts())
 
 
-def _way(part: str | None, *, append: bool, merge: bool) -> "Callable[..., Totals | int]":
+def _way(
+    part: str | None, *, append: bool, merge: bool, id_map: Path | None
+) -> "Callable[..., Totals | int]":
     """What makes the shards; a slice gives the number of its files."""
     from ssl_retina.archive import append as grown
     from ssl_retina.archive import build, slices
+    from ssl_retina.errors import InputError
 
+    if (part is not None) + append + merge > 1 or (id_map is not None and (append or part is not None)):
+        raise InputError("one of --slice, --merge and --append at a time; --id-map belongs to the last step")
     if part is not None:
         own = slices.parse(part)
         return lambda source, out, settings, listener: build.build_slice(source, out, settings, own, listener)
     return grown.append if append else build.merge if merge else build.build
 
 
-def _tell_slice(part: str, rows: int, out: Path, *, as_json: bool) -> None:
-    console.note(f"slice {part}: {rows:,} files are done; when all slices are: the same command with --merge")
-    if as_json:
-        console.result({"slice": part, "files": rows})
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, otherwise a plain line now and then; Ctrl-C becomes a sentence."""
+    from ssl_retina.errors import InterruptedRunError
+
+    try:
+        with _shown() as progress:
+            yield progress
+    except KeyboardInterrupt:
+        raise InterruptedRunError("interrupted; the same command continues") from None
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, otherwise a plain line now and then."""
+def _shown() -> Iterator[Callable[[int, int], None]]:
     if not console.NOTES.is_terminal:
         yield _lines()
         return

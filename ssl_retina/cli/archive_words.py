@@ -1,5 +1,6 @@
 """What `shard` tells of its counts: every remark and reason in words, with what to do about it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,8 +64,13 @@ def _hint(reason: str) -> str:
     return HINTS.get(reason, "")
 
 
-def summary(totals: "Totals", out: Path) -> None:
-    """Tell the totals of a build."""
+def slice_made(part: str, rows: int) -> None:
+    """Tell that a slice is done, and what comes next."""
+    console.note(f"slice {part}: {rows:,} files are done; when all slices are: the same command with --merge")
+
+
+def summary(totals: "Totals", out: Path, advice: Sequence[str]) -> None:
+    """Tell the totals of a build, and what a recipe advises."""
     counts = totals.counts()
     shown = ", ".join(f"{counts[name]:,} {name}" for name in ("scanned", "written", "rejected", "duplicates"))
     console.note(f"{shown}; {totals.patients:,} patients; shards: {totals.shards:,} in {out}")
@@ -78,3 +84,5 @@ def summary(totals: "Totals", out: Path) -> None:
     if not totals.patients:
         console.note("  no patient ids: statistics will be image-level (probe --patient none)")
     console.note(f"next: ssl-retina inspect {out}")
+    for line in advice:
+        console.note(line)

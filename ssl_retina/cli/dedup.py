@@ -7,10 +7,7 @@ import typer
 
 from ssl_retina.cli import console
 
-EPILOG = (
-    "Example: ssl-retina dedup out/train --against out/test --out exclude.txt, then pretrain with "
-    "data.exclude=exclude.txt"
-)
+EPILOG = "Example: ssl-retina dedup out/train --against out/test --out exclude.txt"
 
 
 def register(app: typer.Typer) -> None:
