@@ -13,11 +13,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/ssl-retina demo --out $(OUT)
+	$(BIN)/ssl-retina demo --out "$(OUT)"
 
 # make real DATA=FOLDER: the folder that holds idrid/ and hygd/; nothing is downloaded
 real: setup
-	$(BIN)/ssl-retina real $(DATA) --out out/real
+	$(BIN)/ssl-retina real $(if $(DATA),"$(DATA)") --out out/real
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not slurm"

@@ -274,6 +274,6 @@ def _method_config(
     if found is None:
         hint = config_text.did_you_mean(name, methods)
         return Section, (
-            f"method.name: no method {name!r}{hint}; {choices}   {source.place(('method', 'name'))}",
+            f"method.name: no method {name!r}{hint or ';'} {choices}   {source.place(('method', 'name'))}",
         )
     return found, ()

@@ -69,12 +69,12 @@ class Source:
         return f"[{self.name}]"
 
 
-def read(path: Path, overrides: Sequence[str]) -> Source:
-    """Read one YAML file and lay the overrides over it."""
+def read(path: Path, overrides: Sequence[str], shipped: str = "ones are in configs/pretrain/") -> Source:
+    """Read one YAML file and lay the overrides over it; `shipped`: what comes with the program."""
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a YAML file in it")
     if not path.is_file():
-        raise InputError(f"config {path} does not exist; the shipped ones are in configs/pretrain/")
+        raise InputError(f"config {path} does not exist; the shipped {shipped}")
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -212,9 +212,14 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any], source: Source) -
         hint = did_you_mean(key[-1], list(_fields(model, key[:-1])))
         return f"{name}: unknown key{hint}   {place}"
     if kind == "missing":
-        return f"{name}: required, not given   {place}"
+        at = f"[{source.name}]" if place.startswith("[override ") else place  # another key's, or no one's
+        return f"{name}: required, not given   {at}"
     if kind == "value_error":
-        return f"{name}: {problem['ctx']['error']}   {place}"
+        text = str(problem["ctx"]["error"])
+        own = (*key, text.partition(": ")[0])
+        if own[-1] in _fields(model, key):  # of several keys together; this one is to be changed
+            return f"{'.'.join(key + ('',))}{text}   {source.place(own)}"
+        return f"{name}: {text}   {place}"
     message = problem["msg"].replace("Input should", "should")
     return f"{name}: {message}, got {problem['input']!r}   {place}"
 
@@ -222,6 +227,8 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any], source: Source) -
 def _fields(model: type[BaseModel], key: Key) -> Mapping[str, Any]:
     """The fields of the section that a key names."""
     for part in key:
+        if part.isdecimal():  # a place in a list: its items are of the same section
+            continue
         known = model.model_fields.get(part)
         if known is None:
             return {}

@@ -2,14 +2,15 @@
 
 In: tensors or small objects of one rank. Out: what all ranks agree on. `gather`, `total` and `BatchNorm1d`
 carry gradients: their backward passes sum over ranks, so that after the data-parallel average of gradients
-the gradient is that of the mean of the ranks' losses. Every rank must bring equally many rows.
+the gradient is that of the mean of the ranks' losses. Every rank must bring equally many rows; only
+`gather` takes unequally many, where no gradient is wanted.
 """
 
 import contextlib
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as c10d
@@ -158,14 +159,38 @@ def raise_first(problem: UserError | None) -> None:
             raise found
 
 
-def first_row(rows: int) -> int:
-    """Where this rank's rows begin among those that `gather` gives, if each rank brings `rows`."""
-    return rank() * rows if is_joined() else 0
+class Gathered(NamedTuple):
+    """Every rank's rows in rank order, and where this rank's begin among them."""
+
+    rows: Tensor
+    first: int
 
 
-def gather(rows: Tensor) -> Tensor:
-    """Every rank's (rows, ...) in rank order, (world * rows, ...), with gradient."""
-    return _Gather.apply(rows) if is_joined() else rows
+def gather(rows: Tensor) -> Gathered:
+    """Every rank's (rows, ...), with gradient.
+
+    Without gradient, as in an evaluation, ranks may bring unequally many rows, or none; that costs one more
+    small collective, and waits for the device.
+    """
+    if not is_joined():
+        return Gathered(rows, 0)
+    if torch.is_grad_enabled():
+        return Gathered(_Gather.apply(rows), rank() * len(rows))
+    return _gathered_unequal(rows)
+
+
+def _gathered_unequal(rows: Tensor) -> Gathered:
+    """All ranks' rows, filled up to the longest for the collective, and cut again."""
+    own = torch.tensor([len(rows)], device=rows.device)
+    lengths = [torch.empty_like(own) for _ in range(world_size())]
+    c10d.all_gather(lengths, own)
+    counts = torch.cat(lengths).tolist()
+    filled = rows.new_zeros((max(counts), *rows.shape[1:]))
+    filled[: len(rows)] = rows
+    parts = [torch.empty_like(filled) for _ in counts]
+    c10d.all_gather(parts, filled)
+    cut = [part[:count] for part, count in zip(parts, counts, strict=True)]
+    return Gathered(torch.cat(cut), sum(counts[: rank()]))
 
 
 def total(value: Tensor) -> Tensor:

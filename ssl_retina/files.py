@@ -4,6 +4,7 @@ In: bytes or a function that writes. Out: the file under its final name, complet
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -19,15 +20,23 @@ from ssl_retina.locks import LOCK_NAME, lock
 __all__ = [
     "LOCK_NAME",
     "PRIVATE_FOLDER",
+    "NO_ROOM",
+    "check_file",
+    "check_folder",
     "claim_folder",
     "lock",
+    "lock_of_its_own",
     "mode_beside",
     "sha256",
     "sync_folder",
     "whole",
+    "whole_alone",
     "write_bytes",
     "write_json",
 ]
+
+NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""What a full disk, a spent quota and a limit of file sizes answer."""
 
 
 PRIVATE_FOLDER = 0o700
@@ -45,8 +54,11 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def whole(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success it is fsynced and renamed, on failure removed."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    """Give a temporary path beside `path`; on success it is fsynced and renamed, on failure removed.
+
+    Raises OSError; where the disk has no room, it names `path`.
+    """
+    temporary = _temporary(path)
     temporary.touch(mode=0o600)  # a secret is never readable by others, not even while it is written
     try:
         yield temporary
@@ -58,8 +70,84 @@ def whole(path: Path, mode: int = 0o644) -> Iterator[Path]:
             os.close(descriptor)
         os.replace(temporary, path)
         sync_folder(path.parent)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_of_its_own(folder: Path) -> Iterator[None]:
+    """Hold a folder that is there for its lock's sake: made when it is missing, gone with the lock if empty.
+
+    Whoever is the next may hold it before it is gone: only an empty folder is removed, and without a lock.
+    """
+    with contextlib.ExitStack() as held:
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # an earlier holder has just removed it
+                held.enter_context(lock(folder))
+                break
+        try:
+            yield
+        finally:
+            held.close()
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def whole_alone(path: Path) -> Iterator[Path]:
+    """As `whole`, for a file that takes long to write: it has one writer, and what a kill left is removed.
+
+    The temporary path lies in a hidden folder beside `path`, which is locked. Raises StateError where another
+    process writes this file.
+    """
+    folder = path.with_name(f".{path.name}.partial")
+    with lock_of_its_own(folder):
+        for left in folder.iterdir():
+            if not left.name.startswith(LOCK_NAME):
+                left.unlink()
+        try:
+            with whole(folder / path.name) as temporary:
+                yield temporary
+        except OSError as error:
+            _name(error, path)
+            raise
+        os.replace(folder / path.name, path)
+        sync_folder(path.parent)
+
+
+def check_file(path: Path, named: str) -> None:
+    """Refuse a place that no file can be put at: before the work, not after it. Replacing is not asked about.
+
+    named: how the user gave it, such as `--out x.parquet`. Raises InputError.
+    """
+    temporary = _temporary(path)
+    try:
+        if path.is_dir():
+            raise InputError(f"{named} is a folder: give the name of a file in it")
+        if path.is_symlink():
+            raise InputError(f"{named} is a link, and would be replaced and not followed: give another name")
+        if not path.parent.is_dir():
+            raise InputError(f"{named}: the folder {path.parent} does not exist; make it first")
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{named} cannot be written ({error.strerror}): give a name in a folder you may write to"
+        ) from None
+
+
+def _name(error: OSError, path: Path) -> None:
+    """Say which file found no room: a write knows no name."""
+    if error.errno in NO_ROOM:
+        error.filename = str(path)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}")
 
 
 def claim_folder(folder: Path, known: Collection[str], what: str) -> None:
@@ -67,17 +155,33 @@ def claim_folder(folder: Path, known: Collection[str], what: str) -> None:
 
     Raises InputError for a path that cannot be a folder of ours: before any work, not after it.
     """
+    check_folder(folder, known, what)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror}): give a folder you may write to"
-        ) from None
+        raise _unwritable(folder, error.strerror) from None
+
+
+def check_folder(folder: Path, known: Collection[str], what: str) -> None:
+    """Refuse what `claim_folder` would refuse, and write nothing: permissions are asked, not tried."""
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise InputError(f"{there} is a file, not a folder: give a folder for {what}")
+        held = {path.name for path in folder.iterdir() if path.name[0] != "."} if there == folder else set()
+    except OSError as error:
+        raise _unwritable(folder, error.strerror) from None
     if held and not held & set(known):
-        raise InputError(f"{folder} holds other things than {what} ({len(held)} entries): give a new folder")
+        count = "1 entry" if len(held) == 1 else f"{len(held)} entries"
+        raise InputError(f"{folder} holds other things than {what} ({count}): give a new folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _unwritable(folder, os.strerror(errno.EACCES))
+
+
+def _unwritable(folder: Path, why: str | None) -> InputError:
+    return InputError(f"{folder} cannot be written ({why}): give a folder you may write to")
 
 
 def mode_beside(folder: Path) -> int:

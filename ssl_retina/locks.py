@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from ssl_retina import scheduler
 from ssl_retina.errors import StateError
@@ -57,6 +57,7 @@ def _mine() -> Holder:
     job = scheduler.current()
     return {
         "host": socket.gethostname(),
+        **_here(),
         "pid": os.getpid(),
         "started": _started(os.getpid()),
         "beat": BEAT_SECONDS,
@@ -76,6 +77,21 @@ def _started(pid: int) -> str | None:
     except (FileNotFoundError, ProcessLookupError, IndexError):
         return None
     return "ended" if fields[0] in "ZX" else fields[19]  # a zombie only waits to be waited for
+
+
+def _here() -> Holder:
+    """What tells this machine from others of its name: its boot, and whose process numbers are meant."""
+    facts: Holder = {"boot": None, "processes": None}
+    with contextlib.suppress(OSError):  # another system
+        facts["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        facts["processes"] = os.readlink("/proc/self/ns/pid")
+    return facts
+
+
+def _is_neighbour(holder: Holder, mine: Holder) -> bool:
+    """Whether the holder's process number is seen from here; the name decides where a side says no more."""
+    told = [(holder.get(key), mine.get(key)) for key in ("boot", "processes")]
+    return holder.get("host") == mine["host"] and all(None in pair or pair[0] == pair[1] for pair in told)
 
 
 def _runs_here(holder: Holder) -> bool:
@@ -101,7 +117,7 @@ def judge(holder: Holder, mine: Holder, silent: float) -> State:
         return "dead"
     earlier = mine["job"] is not None and holder.get("job") == mine["job"]
     earlier = earlier and isinstance(holder.get("restart"), int) and holder["restart"] < mine["restart"]
-    if holder.get("host") == mine["host"]:
+    if _is_neighbour(holder, mine):
         if not _runs_here(holder):
             return "dead"
         return "leaving" if earlier else "alive"
@@ -146,7 +162,7 @@ def lock(folder: Path) -> Iterator[None]:
         taker.sweep()
     finally:
         taker.candidate.unlink(missing_ok=True)
-    with _beating(taker.path, json.dumps(mine).encode()):
+    with _beating(taker.path, taker.candidate, json.dumps(mine).encode()):
         yield
 
 
@@ -231,10 +247,10 @@ def _held(path: Path, look: Look) -> str:
 
 
 @contextlib.contextmanager
-def _beating(path: Path, content: bytes) -> Iterator[None]:
+def _beating(path: Path, candidate: Path, content: bytes) -> Iterator[None]:
     """Give signs of life while the lock is held, and remove it at the end."""
     done = threading.Event()
-    thread = threading.Thread(target=_beat, args=(path, content, done), daemon=True)
+    thread = threading.Thread(target=_beat, args=(path, candidate, content, done), daemon=True)
     thread.start()
     try:
         yield
@@ -246,17 +262,36 @@ def _beating(path: Path, content: bytes) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _beat(path: Path, content: bytes, done: threading.Event) -> None:
+def _beat(path: Path, candidate: Path, content: bytes, done: threading.Event) -> None:
+    seen = time.time()  # a clock that goes on while the machine is suspended
     while not done.wait(BEAT_SECONDS):
         with contextlib.suppress(OSError):  # a file system that hangs for a while is no reason to stop
             look = _look(path, now=0)
-            if look and look.content != content:
-                _end_at_once(path)
-            os.utime(path)
+            if look is None:
+                look = _put_back(path, candidate, content, missed=time.time() - seen)
+            if look.content != content:
+                _end_at_once(path, "has another writer now")
+            with contextlib.suppress(FileNotFoundError):  # removed again, by hand
+                os.utime(path)
+            seen = time.time()
 
 
-def _end_at_once(path: Path) -> None:
+def _put_back(path: Path, candidate: Path, content: bytes, *, missed: float) -> Look:
+    """The lock where ours is missing: ours again, or that of whoever was faster.
+
+    Nobody can have thought us dead within LEAVING_SECONDS, so somebody removed the file. After a longer time
+    another writer may have come and gone, and what this process knows of the folder may be wrong.
+    """
+    if missed > LEAVING_SECONDS:
+        _end_at_once(path, f"may have had another writer, for this process stood still for {missed:.0f} s")
+    with contextlib.suppress(FileExistsError, FileNotFoundError):  # a faster one; the folder itself is gone
+        candidate.write_bytes(content)
+        os.link(candidate, path)
+    candidate.unlink(missing_ok=True)
+    return _look(path, now=0) or Look(content, 0, 0)
+
+
+def _end_at_once(path: Path, why: str) -> NoReturn:
     """Another process took the lock over while this one stood still (suspended, cut off): write no more."""
-    text = f"ssl-retina: {path.parent} has another writer now; this process ends at once\n"
-    os.write(2, text.encode())
+    os.write(2, f"ssl-retina: {path.parent} {why}; this process ends at once\n".encode())
     os._exit(StateError.exit_code)

@@ -49,8 +49,8 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Contrast:
     """
     with torch.autocast(first.device.type, enabled=False):
         own = functional.normalize(torch.cat((first, second)).float(), dim=1)  # (2 * batch, width)
-        everyone = dist.gather(own)  # (world * 2 * batch, width)
-        place = dist.first_row(len(own)) + torch.arange(len(own), device=own.device)
+        everyone, start = dist.gather(own)  # (world * 2 * batch, width)
+        place = start + torch.arange(len(own), device=own.device)
         similar = own @ everyone.T  # (2 * batch, world * 2 * batch)
         itself = place[:, None] == torch.arange(len(everyone), device=own.device)
         logits = (similar / temperature).masked_fill(itself, -torch.inf)
@@ -64,8 +64,8 @@ def moco_contrast(query: Tensor, key: Tensor, *, temperature: float) -> Contrast
     """
     with torch.autocast(query.device.type, enabled=False):
         queries = functional.normalize(query.float(), dim=1)
-        keys = dist.gather(functional.normalize(key.detach().float(), dim=1))  # (world * batch, width)
-        place = dist.first_row(len(queries)) + torch.arange(len(queries), device=queries.device)
+        keys, start = dist.gather(functional.normalize(key.detach().float(), dim=1))  # (world * batch, width)
+        place = start + torch.arange(len(queries), device=queries.device)
         found = _contrast(queries @ keys.T / temperature, place, temperature)
         return found._replace(loss=2 * temperature * found.loss)
 

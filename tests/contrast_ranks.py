@@ -37,12 +37,12 @@ def weighted(value: Tensor) -> Tensor:
 
 def gathered() -> Result:
     given = own(rows(0))
-    every = dist.gather(given)
+    every, first = dist.gather(given)
     weighted(every).backward()
     return {
         "value": every.detach(),
         "gradient": given.grad,
-        "first": torch.tensor(dist.first_row(len(given))),
+        "first": torch.tensor(first),
     }
 
 
@@ -87,6 +87,18 @@ def contrasted(loss: Callable[..., losses.Contrast]) -> Result:
     return {"logs": logs, **gradients}
 
 
+def uneven(counts: tuple[int, int]) -> Result:
+    """Without gradient: so many of five samples on each of two ranks, or all on one; losses as sums."""
+    count = counts[dist.rank()] if dist.world_size() == 2 else sum(counts)
+    begin = sum(counts[: dist.rank()])
+    first, second = rows(7)[begin:][:count], rows(8)[begin:][:count]
+    with torch.no_grad():
+        every, start = dist.gather(first)
+        found = [loss(first, second, temperature=0.3) for loss in (losses.nt_xent, losses.moco_contrast)]
+    logs = torch.stack([torch.stack(one) for one in found]) * count
+    return {"value": every, "first": torch.tensor(start), "sum": logs if count else torch.zeros_like(logs)}
+
+
 def everything() -> dict[str, Result]:
     return {
         "gather": gathered(),
@@ -94,6 +106,8 @@ def everything() -> dict[str, Result]:
         "norm": normalised(),
         "nt_xent": contrasted(losses.nt_xent),
         "moco": contrasted(losses.moco_contrast),
+        "uneven": uneven((1, 4)),
+        "idle": uneven((0, 5)),
     }
 
 

@@ -87,6 +87,17 @@ def test_contrast_sees_the_negatives_of_all_ranks(
         near(parts(two, case, "second") / 2, one[case]["second"])
 
 
+@pytest.mark.parametrize(("case", "second_begins"), [("uneven", 1), ("idle", 0)])
+def test_without_gradient_ranks_may_bring_unequally_many(
+    one: dict[str, Result], two: list[dict[str, Result]], case: str, second_begins: int
+) -> None:
+    """As in an evaluation of few photographs: every pair is contrasted with all others, none twice."""
+    for begin, rank in zip((0, second_begins), two, strict=True):
+        assert torch.equal(rank[case]["value"], one[case]["value"])
+        assert int(rank[case]["first"]) == begin
+    near(two[0][case]["sum"] + two[1][case]["sum"], one[case]["sum"])
+
+
 def test_a_group_of_one_changes_no_bit(one: dict[str, Result], monkeypatch: pytest.MonkeyPatch) -> None:
     """Training on one process is in a group, an export is not."""
     for name in launch.NEEDED:

@@ -73,7 +73,7 @@ def test_a_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00a")
     with pytest.raises(InputError, match="not UTF-8"):
         labels.read(tmp_path / "x.csv")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="none.csv cannot be read: No such file or directory"):
         labels.read(tmp_path / "none.csv")
 
 
@@ -132,7 +132,10 @@ def test_what_counts_as_positive_is_said(tmp_path: Path) -> None:
     [
         ("word:C", "never holds 'C'; it holds 'A', 'B'"),
         ("mixed>=2", "1 values of column 'mixed' are not numbers"),
-        ("same", "one value only"),
+        ("same", "holds one value only, and a task needs two classes"),
+        ("same:1", "column 'same' holds only '1', and a task needs two classes"),
+        ("g>=0", "column 'g' holds only values >= 0"),
+        ("g>7", "column 'g' holds no values > 7"),
         ("id", "24 different values"),
         ("nothing", "no column 'nothing'"),
     ],
@@ -241,6 +244,19 @@ def test_no_cell_of_the_file_column_is_a_crash(cell: str) -> None:
     assert _by_name(cell, {}, _Names(KEY, ""), {}) == (None, False)
 
 
+def test_the_folder_can_stand_before_the_column(tmp_path: Path) -> None:
+    """`train/{ID}.png`: a table that names 1 and 2, where 1.png stands in two folders."""
+    reader = make(
+        tmp_path / "set", [record("x/train/1.png"), record("x/test/1.png"), record("x/train/2.png")]
+    )
+    content = table("ID,grade\n1,3\n2,0\n", tmp_path)
+    assert labels.join(content, reader, KEY, file="x/train/{ID}.png").numbers.tolist() == [0, 2]
+    assert labels.join(content, reader, KEY, file="x/train/{ID}").numbers.tolist() == [0, 2]
+    assert labels.join(content, reader, KEY, file="x/test/{ID}").numbers.tolist() == [1]
+    with pytest.raises(InputError, match="no column 'id'"):
+        labels.join(content, reader, KEY, file="x/train/{id}")
+
+
 def test_a_dot_in_a_name_is_no_suffix(tmp_path: Path) -> None:
     """A label never falls on another photograph: IMG_1.2 is IMG_1.2.jpg, not IMG_1.jpg."""
     reader = make(tmp_path / "s", [record("IMG_1.jpg"), record("IMG_2.jpg"), record("IMG_2.1.jpg")])
@@ -296,6 +312,6 @@ def test_f92_a_file_without_a_header_names_nobody(cell: str, tmp_path: Path) -> 
 
 def test_a_header_of_its_own_names_is_shown(tmp_path: Path) -> None:
     header = "scan,DR grade,GON+,CSME (0/1),t2_label,q1"
-    with pytest.raises(InputError, match="it has: ") as caught:
+    with pytest.raises(InputError, match="It has: ") as caught:
         table(header + "\n" + ",".join("abcdef") + "\n", tmp_path).column("nothing")
-    assert str(caught.value).endswith(f"it has: {header.replace(',', ', ')}")
+    assert str(caught.value).endswith(f"It has: {header.replace(',', ', ')}")

@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from ssl_retina import files, pseudonyms, shards
-from ssl_retina.archive import build, containers, dedup, exchange, output, pack, revise, stage, worker
+from ssl_retina.archive import (
+    build,
+    containers,
+    copies,
+    dedup,
+    exchange,
+    output,
+    pack,
+    provenance,
+    revise,
+    stage,
+    worker,
+)
 from ssl_retina.archive.build import Archive, Listener, Settings, Totals
 from ssl_retina.archive.withdraw import DERIVED, WITHDRAWN, files_of_several
 from ssl_retina.archive.worker import Record
@@ -37,7 +49,7 @@ def append(source: Path, out: Path, settings: Settings, listener: Listener) -> T
     with output.speaking("--out", out), files.lock(out):
         exchange.finish(out)
         index = shards.read_index(out)
-        identity = build.identity(archive, settings)
+        identity = archive.identity(settings)
         output.require_same(out, index.facts.get("made_from", {}), identity, but=GROWN)
         output.require_intact(out, index)
         _require_plain(index)
@@ -52,6 +64,18 @@ def append(source: Path, out: Path, settings: Settings, listener: Listener) -> T
 
 def _require_plain(index: Index) -> None:
     """Rare combinations and first days were decided over all patients: more of them change that."""
+    whole = {
+        "min_quality": ("reject",),
+        "balance": (None,),
+        "rare": (None,),
+        "near_duplicates": ("mark", "off"),
+    }
+    made = index.facts["made_from"]
+    if any(made.get(name, usual[0]) not in usual for name, usual in whole.items()):
+        raise StateError(
+            f"{index.folder} was made with --min-quality, --balance, --rare or --near-duplicates merge: what "
+            "they take is decided over all files. Make a new set (another --out)"
+        )
     if (
         index.facts.get("anonymity", {}).get("k") is not None
         or index.facts["made_from"].get("dates") == "shift"
@@ -117,7 +141,8 @@ def _take_in(
             for _, record in new.records():
                 yield record
 
-        resolution = dedup.resolve(everything)
+        groups = copies.with_near(copies.same_pixels(everything()), _near(reader), ())
+        resolution = dedup.resolve(everything, groups, rule=settings.rule)
         changes = _changes(reader, several, resolution)
         folder = exchange.begin(index.folder)
         revised = revise.rewrite(index, reader, changes, folder)
@@ -141,7 +166,7 @@ def _first_stage(
 ) -> int:
     """Make the chunks of the new files that are missing; give the number of all."""
     work = grown.job.work
-    plan = {**identity, **build.tools(), "index": index.digest}
+    plan = {**identity, **provenance.tools(), "index": index.digest}
     path = work / output.PLAN_NAME
     if not path.exists() or manifest.content(path) != plan:
         shutil.rmtree(work, ignore_errors=True)
@@ -194,6 +219,19 @@ def _old_records(reader: Reader, several: Mapping[str, str]) -> Iterator[Record]
             yield {**nothing, **facts, **one, **own, **owned}
 
 
+def _near(reader: Reader) -> dict[int, int]:
+    """Near duplicates among the old samples: copy -> leader, by their numbers among `_old_records`."""
+    numbers: dict[str, int] = {}
+    leaders: dict[int, str] = {}
+    number = 0
+    for _, facts in revise.every(reader):
+        numbers[facts["key"]] = number
+        if facts.get("near"):
+            leaders[number] = facts["near"]
+        number += 1 + len(facts["aliases"])
+    return {copy: numbers[leader] for copy, leader in leaders.items()}
+
+
 def _changes(reader: Reader, several: Mapping[str, str], resolution: dedup.Resolution) -> revise.Changes:
     """The old samples that have new copies, or whose group has another name now."""
     changes: revise.Changes = {}
@@ -204,10 +242,10 @@ def _changes(reader: Reader, several: Mapping[str, str], resolution: dedup.Resol
         for _ in facts["aliases"]:
             next(old)
         number += 1 + len(facts["aliases"])
-        changed = {name: now[name] for name in ("group", "split", "aliases")}
+        changed = {name: now[name] for name in ("group", "split", "aliases", "id_conflict")}
         if facts["eye"] != "unknown":
             changed["eye"] = now["eye"]
-        if any(facts[name] != value for name, value in changed.items()):
+        if any(facts.get(name) != value for name, value in changed.items()):
             changes[row] = {**facts, **changed}
     return changes
 
@@ -250,6 +288,6 @@ def _totals(
 def _facts(index: Index, totals: Totals, identity: Mapping[str, Any]) -> dict[str, Any]:
     facts = {name: value for name, value in index.facts.items() if name not in OWN_FACTS}
     facts |= {"totals": dataclasses.asdict(totals), "made_from": dict(identity)}
-    facts["made_with"] = build.made_with()
+    facts["made_with"] = provenance.made_with(provenance.tools())
     facts["history"] = [*facts.get("history", ()), {"what": APPENDED, "index": index.digest}]
     return facts

@@ -6,19 +6,26 @@ and key give the same bytes.
 """
 
 import dataclasses
-import hashlib
-import hmac
-import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from PIL import features
-
 from ssl_retina import files, pseudonyms, shard_index, shards
-from ssl_retina.archive import dedup, idmap, matching, output, pack, slices, stage, table
+from ssl_retina.archive import (
+    dedup,
+    idmap,
+    matching,
+    output,
+    pack,
+    pattern,
+    provenance,
+    recipe,
+    slices,
+    stage,
+    table,
+    together,
+)
 from ssl_retina.archive.matching import Stated
 from ssl_retina.archive.scan import Found, scan
 from ssl_retina.archive.settings import Listener, Settings, Totals
@@ -27,7 +34,6 @@ from ssl_retina.errors import InputError
 
 __all__ = ["Listener", "Settings", "Totals", "build"]
 
-TOOLS = ("ssl-retina", "numpy", "pillow", "pydicom")
 SAME_NAME = "same_name"
 SILENT = Listener()
 
@@ -43,6 +49,10 @@ class Archive:
     found: Sequence[Found]
     stated: Stated
     remarks: Mapping[str, int]
+
+    def identity(self, settings: Settings) -> dict[str, Any]:
+        """What the output is made from."""
+        return provenance.identity(self.job.key, self.found, self.stated, settings)
 
 
 def build(source: Path, out: Path, settings: Settings, listener: Listener = SILENT) -> Totals:
@@ -67,7 +77,7 @@ def build_slice(
     archive = survey(source, out, settings, listener)
     with output.speaking("--out", out):
         output.make_folders(out)
-        made_from, used = identity(archive, settings), tools()
+        made_from, used = archive.identity(settings), provenance.tools()
         if (out / shards.INDEX_NAME).exists():
             output.join(out, made_from, used)
             listener.note(f"{out} is complete already")
@@ -96,6 +106,9 @@ def _built(source: Path, out: Path, settings: Settings, listener: Listener, firs
     if not totals.written:
         output.withdraw(out, made)
         raise InputError(_no_image(totals))
+    if settings.recipe is not None:
+        for line in recipe.commands(settings.recipe, source, found=archive.found, out=out):
+            listener.advise(line)
     return totals
 
 
@@ -114,7 +127,7 @@ def survey(source: Path, out: Path, settings: Settings, listener: Listener) -> A
     if settings.id_map is not None:
         with output.speaking("--id-map", settings.id_map):
             idmap.check_place(settings.id_map, source, out)
-    stated, remarks = _stated(found, settings, listener)
+    found, stated, remarks = _stated(source, found, settings, listener)
     key_file = settings.key_file or pseudonyms.default_key_file()
     with output.speaking("key file", key_file):
         pseudonyms.check_key_place(key_file, out)
@@ -127,6 +140,7 @@ def survey(source: Path, out: Path, settings: Settings, listener: Listener) -> A
         encoding=settings.encoding,
         keep_other=settings.keep_other,
         selection=settings.selection,
+        keep_text=settings.keep_text,
     )
     return Archive(job, found, stated, remarks)
 
@@ -139,32 +153,43 @@ def _separate_twins(found: list[Found]) -> list[Found]:
     return found
 
 
-def _stated(found: Sequence[Found], settings: Settings, listener: Listener) -> tuple[Stated, Counter[str]]:
-    """What table and file names state about the files."""
+def _stated(
+    source: Path, found: list[Found], settings: Settings, listener: Listener
+) -> tuple[list[Found], Stated, Counter[str]]:
+    """What table and file names state about the files, and, where they are silent, the recipe."""
     given: Stated = {}
     named: Stated = {}
     remarks: Counter[str] = Counter()
+    by_hand: set[str] = set()
     if settings.table is not None:
         content = table.read(settings.table, settings.columns)
         listener.note(table.describe(content))
         given, counts = matching.from_table(found, content)
+        by_hand |= content.columns.keys()
         remarks.update(counts)
     if settings.pattern is not None:
         named, counts = matching.from_pattern(found, settings.pattern)
+        by_hand |= pattern.compile_pattern(settings.pattern).groupindex.keys()
         remarks.update(counts)
     stated, counts = matching.merged(given, named)
-    return stated, remarks + counts
+    remarks += counts
+    if settings.recipe is not None:
+        applied = recipe.apply(settings.recipe, source, found, by_hand)
+        for line in applied.notes:
+            listener.note(line)
+        stated, counts = matching.merged(stated, applied.stated)
+        found, remarks = applied.found, remarks + counts + applied.remarks
+    return found, stated, remarks
 
 
 def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, first: FirstStage) -> Totals:
     """Under the lock: both stages, the index last."""
-    made_from = identity(archive, settings)
-    used = tools()
+    made_from, used = archive.identity(settings), provenance.tools()
     if output.claim(out, made_from, used) == output.Found.COMPLETE:
         return _complete(out, listener)
     chunks = first(archive, out, settings, listener)
     work = archive.job.work
-    resolution = dedup.resolve(lambda: (record for _, record in stage.records(work, chunks)), settings.rule)
+    resolution = together.resolve(work, chunks, settings)
     plan = pack.Plan(work, out, settings.name, settings.samples_per_shard)
     counts = pack.pack(plan, stage.records(work, chunks), resolution)
     scanned = sum(1 for _ in stage.records(work, chunks))
@@ -175,28 +200,16 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, 
             "site": settings.site,
             "ids": pseudonyms.NORMALISATION,
             "made_from": made_from,
-            "made_with": made_with(),
+            "made_with": provenance.made_with(used),
             "totals": dataclasses.asdict(totals),
+            **({"balance": str(settings.filters.balance)} if settings.filters.balance else {}),
             "anonymity": resolution.release.facts(),
+            **({"recipe": settings.recipe.facts()} if settings.recipe else {}),
         }
         index = shard_index.write(out, facts, manifest=facts)
         assert index.samples == totals.written, (index.samples, totals)
         output.finish(out)
     return totals
-
-
-def made_with() -> dict[str, str]:
-    """Versions of everything that has a hand in the bytes."""
-    return {**tools(), "python": platform.python_version(), "libjpeg": _libjpeg()}
-
-
-def tools() -> dict[str, str]:
-    """Versions that must stay the same within one build."""
-    return {name: metadata.version(name) for name in TOOLS}
-
-
-def _libjpeg() -> str:
-    return features.version("libjpeg_turbo") or features.version("jpg") or "unknown"
 
 
 def _complete(out: Path, listener: Listener) -> Totals:
@@ -245,24 +258,6 @@ class Progress:
     def add(self, rows: int) -> None:
         self._done += rows
         self._listener.progress(self._done, self._total)
-
-
-def identity(archive: Archive, settings: Settings) -> dict[str, Any]:
-    """What an output is made from: it must be the same for a run to be continued. Digests are keyed."""
-    key = archive.job.key
-    listing = hmac.new(key, b"listing\0", hashlib.sha256)
-    for one in archive.found:
-        listing.update(f"{one.path}\0{one.size}\0\n".encode("utf-8", "surrogateescape"))
-    attributes = hmac.new(key, b"attributes\0", hashlib.sha256)
-    for number, stated in sorted(archive.stated.items()):
-        attributes.update(f"{number}\0{stated!r}\n".encode("utf-8", "surrogateescape"))
-    return {
-        **settings.decisive(),
-        "format": shards.FORMAT,
-        "key_fingerprint": pseudonyms.fingerprint(key),
-        "listing": listing.hexdigest(),
-        "attributes": attributes.hexdigest(),
-    }
 
 
 def _totals(

@@ -1,23 +1,19 @@
-"""Same decoded pixels -> one sample with aliases; patients that share a photograph -> one group.
+"""Same decoded pixels -> one sample with aliases; near duplicates marked; patients that share one -> a group.
 
-In: the records of all files in the order of the scan, three times. Out: a `Resolution`: which files are
-duplicates of which, who belongs together, the order of visits. Memory: about 200 bytes a photograph.
+In: the records of all files in the order of the scan, and which of them are one photograph (`copies`).
+Out: a `Resolution`: who belongs together, the order of visits. Memory: about 200 bytes a photograph.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ssl_retina.archive.attributes import DEVICES_LIMIT
+from ssl_retina.archive.copies import Groups, same_pixels
 from ssl_retina.archive.devices import Usage
 from ssl_retina.archive.disclosure import PLAIN, Collector, Release, Rule
 from ssl_retina.archive.worker import Record
-
-REPEATED = "repeated"
-COPIES_LIMIT = 256
-"""More equal pictures than this are a placeholder ("no image available"), not a photograph of an eye: all are
-rejected, else one such file would make one group of all patients, and a JSON above its limit."""
 
 DEVICE_REMARK = "of device "
 
@@ -28,21 +24,23 @@ Records = Callable[[], Iterable[Record]]
 class Resolution:
     """What only the whole archive can tell; files are named by their number in the scan.
 
-    original: duplicate -> the first file with the same pixels; keys: the keys of those first files; copies:
-    the records of their duplicates. repeated: files rejected as placeholders. root: patient (or file of
-    several pictures without a patient) -> the group's name, where several share a photograph. visits:
-    patient -> its visit orders, sorted. devices: those that are written. counts: of id_conflict and the
-    like, in samples. release: what is written of age, sex, days and rare combinations.
+    keys: the keys of photographs that have copies, near ones included; copies: the records of their exact
+    duplicates. root: patient (or file of several pictures without a patient) -> the group's name, where
+    several share a photograph. conflicts: leaders of photographs that lie under several patients. visits:
+    patient -> its visit orders, sorted. devices: those that are written. clusters: number -> cluster.
+    counts: of id_conflict and the like, in samples. release: what is written of age, sex, days and rare
+    combinations.
     """
 
-    original: Mapping[int, int]
+    groups: Groups
     keys: Mapping[int, str]
     copies: Mapping[int, tuple[Record, ...]]
-    repeated: frozenset[int]
     root: Mapping[str, str]
+    conflicts: frozenset[int]
     visits: Mapping[str, tuple[int, ...]]
     devices: frozenset[str]
     devices_dropped: bool
+    clusters: Sequence[int]
     counts: Mapping[str, int]
     release: Release = Release()
 
@@ -64,13 +62,17 @@ class Resolution:
             "split": "|".join(sorted(splits)),
             "field_of_view": record["field_of_view"],
             "aliases": [{name: one[name] for name in ("key", "name", "patient", "split")} for one in copies],
+            "near": self.keys[self.groups.near[number]] if number in self.groups.near else None,
+            "id_conflict": self.groups.leader(number) in self.conflicts,
+            "quality": record.get("quality"),
+            "cluster": f"c{self.clusters[number]:02d}" if self.clusters else None,
             "pixels_sha256": record["pixels_sha256"],
         }
         return self.release.apply(number, record, sample)
 
     def original_key(self, number: int) -> str:
         """The key of the sample that a duplicate is an alias of."""
-        return self.keys[self.original[number]]
+        return self.keys[self.groups.original[number]]
 
     def _visit(self, record: Record) -> int | None:
         if record["visit_order"] is None:
@@ -78,23 +80,22 @@ class Resolution:
         return self.visits[record["patient"]].index(record["visit_order"])
 
 
-def resolve(records: Records, rule: Rule = PLAIN) -> Resolution:
-    """Read all records twice."""
-    original, repeated = _same_pixels(records())
-    firsts = set(original.values())
-    members: dict[int, list[Record]] = {}
+def resolve(
+    records: Records, groups: Groups | None = None, *, clusters: Sequence[int] = (), rule: Rule = PLAIN
+) -> Resolution:
+    """Read all records once more; `groups` None: exact duplicates alone."""
+    groups = groups or same_pixels(records())
+    copied = _Copied(groups)
     visits: dict[str, set[int]] = {}
     patients: set[str] = set()
     usage = Usage()
-    known = Collector(rule, original)
+    known = Collector(rule, groups.original)
     samples: Counter[str | None] = Counter()
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter(groups.counts)
     for number, record in enumerate(records()):
-        if record.get("reason") or number in repeated:
+        if groups.out(number, record):
             continue
-        if number in original or number in firsts:
-            members.setdefault(original.get(number, number), []).append(record)
-        else:
+        if not copied.add(number, record):
             counts.update(_remarks([record]))
         if record["patient"]:
             patients.add(record["patient"])
@@ -102,24 +103,85 @@ def resolve(records: Records, rule: Rule = PLAIN) -> Resolution:
                 visits.setdefault(record["patient"], set()).add(record["visit_order"])
         known.add(number, record)
         usage.add(record["device"], record["patient"])
-        samples[record["device"]] += number not in original
-    for group in members.values():
-        counts.update(_remarks(group))
+        samples[record["device"]] += number not in groups.original
+    for one in copied.exact():
+        counts.update(_remarks(one))
+    conflicts = copied.conflicts()
+    counts["id_conflict"] = copied.samples_in(conflicts)
     counts["patients"] = len(patients)
     devices, told = _devices(usage, samples)
     release = known.release(visits)
     return Resolution(
-        original=original,
-        keys={first: group[0]["key"] for first, group in members.items()},
-        copies={first: tuple(group[1:]) for first, group in members.items()},
-        repeated=repeated,
-        root=roots(members.values()),
+        groups=groups,
+        keys=copied.keys(),
+        copies=copied.copies(),
+        root=roots(copied.together()),
+        conflicts=conflicts,
         visits={patient: tuple(sorted(orders)) for patient, orders in visits.items()},
         devices=devices,
         devices_dropped=usage.distinct > DEVICES_LIMIT,
+        clusters=clusters,
         counts=+(counts + told + Counter(release.counts)),
         release=release,
     )
+
+
+class _Copied:
+    """The records of photographs that have copies, exact or near, by the number of their leader."""
+
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
+        self._firsts = {*groups.original.values(), *groups.near, *groups.near.values()}
+        self._members: dict[int, dict[int, Record]] = {}
+
+    def add(self, number: int, record: Record) -> bool:
+        """Keep the record if it belongs to such a photograph."""
+        if number not in self._groups.original and number not in self._firsts:
+            return False
+        self._members.setdefault(self._groups.leader(number), {})[number] = record
+        return True
+
+    def together(self) -> list[list[Record]]:
+        """The records of every group of copies."""
+        return [list(members.values()) for members in self._members.values()]
+
+    def exact(self) -> list[list[Record]]:
+        """The same, near duplicates apart: one list for each sample."""
+        copies = self.copies()
+        return [[record, *copies.get(number, ())] for number, record in self._samples()]
+
+    def keys(self) -> dict[int, str]:
+        """The key of every sample among them."""
+        return {number: record["key"] for number, record in self._samples()}
+
+    def copies(self) -> dict[int, tuple[Record, ...]]:
+        """Sample -> the records that are its aliases."""
+        found: dict[int, list[Record]] = {}
+        for members in self._members.values():
+            for number, record in members.items():
+                if number in self._groups.original:
+                    found.setdefault(self._groups.original[number], []).append(record)
+        return {number: tuple(records) for number, records in found.items()}
+
+    def conflicts(self) -> frozenset[int]:
+        """Leaders of photographs that lie under several patients."""
+        return frozenset(
+            leader
+            for leader, members in self._members.items()
+            if len({one["patient"] for one in members.values() if one["patient"]}) > 1
+        )
+
+    def samples_in(self, leaders: frozenset[int]) -> int:
+        """How many samples these groups have."""
+        return sum(self._groups.leader(number) in leaders for number, _ in self._samples())
+
+    def _samples(self) -> list[tuple[int, Record]]:
+        return [
+            (number, record)
+            for members in self._members.values()
+            for number, record in members.items()
+            if number not in self._groups.original
+        ]
 
 
 def _devices(usage: Usage, samples: Counter[str | None]) -> tuple[frozenset[str], Counter[str]]:
@@ -143,29 +205,12 @@ def device_remark(device: str) -> str:
     return f"{DEVICE_REMARK}{device!r}, a name that is written in clear"
 
 
-def _same_pixels(records: Iterable[Record]) -> tuple[dict[int, int], frozenset[int]]:
-    """Duplicate -> first file; and the files of sets that are too large to be photographs."""
-    first: dict[bytes, int] = {}
-    original: dict[int, int] = {}
-    for number, record in enumerate(records):
-        if not record.get("reason"):
-            same = first.setdefault(bytes.fromhex(record["pixels_sha256"]), number)
-            if same != number:
-                original[number] = same
-    sizes = Counter(original.values())
-    placeholders = {at for at, copies in sizes.items() if copies >= COPIES_LIMIT}
-    repeated = frozenset(number for number, at in original.items() if at in placeholders) | placeholders
-    return {number: at for number, at in original.items() if at not in placeholders}, repeated
-
-
 def _remarks(group: list[Record]) -> Counter[str]:
     """What is remarkable about one sample, given the records of all its copies."""
     told = {code for one in group for code in one["remarks"]}
     eyes = {one["eye"] for one in group} - {"unknown"}
-    patients = {one["patient"] for one in group if one["patient"]}
     seen = {
-        "no_patient": not patients,
-        "id_conflict": len(patients) > 1,
+        "no_patient": not any(one["patient"] for one in group),
         "split_conflict": len({one["split"] for one in group if one["split"]}) > 1,
         "eye_conflict": len(eyes) > 1,
         "eye_unknown": len(eyes) != 1,

@@ -52,8 +52,8 @@ def identify(
 ) -> Identity:
     """Merge what the table states with what the file states (DICOM); the table counts first.
 
-    Eyes that contradict each other become unknown. `facts` is read under the names patient, eye, device and
-    visit alone; anything else in it is never looked at.
+    Eyes that contradict each other become unknown. `facts` is read under the names patient, eye, eye_source,
+    device and visit alone; anything else in it is never looked at.
     """
     stated = stated or NOTHING
     eye, conflict = _eye(stated.eye, attributes.eye(facts.get("eye", "")))
@@ -63,6 +63,7 @@ def identify(
     visit = stated.visit if stated.visit is not None else attributes.visit(facts.get("visit", ""))
     device = stated.device or _own_device(facts.get("device", ""))
     seen = {"eye_conflict": conflict, "device_unknown": device is None and bool(facts.get("device"))}
+    seen["eye_unverified"] = facts.get("eye_source") == "vendor" and eye != "unknown" and stated.eye is None
     return Identity(
         key=pseudonyms.part(key, path, place.name, site),
         file=pseudonyms.image(key, path, site),

@@ -135,8 +135,8 @@ def _compare(out: Path, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> N
 
 def _difference(name: str, made: object, wanted: object) -> str:
     words = {
-        "listing": "the files of the source have other names or sizes now",
-        "attributes": "what the table and the pattern state is different",
+        "listing": "the files of the source have other names or sizes now, or the recipe leaves out others",
+        "attributes": "what the table and the pattern (or the recipe) state is different",
         "key_fingerprint": "another key",
     }
     return words.get(name, f"{name} was {made}, is {wanted}")

@@ -16,7 +16,8 @@ from webdataset import TarWriter
 
 from ssl_retina import files, shards
 from ssl_retina.archive import worker
-from ssl_retina.archive.dedup import REPEATED, Resolution
+from ssl_retina.archive.copies import REPEATED
+from ssl_retina.archive.dedup import Resolution
 from ssl_retina.archive.worker import Record
 from ssl_retina.errors import StateError
 
@@ -87,6 +88,7 @@ def _items(
     `source` of a line is the keyed digest of the file's bytes; "" where they could not be read.
     """
     seen: set[str] = set()
+    groups = resolution.groups
     for number, (chunk, record) in enumerate(records, start):
         key = record["key"]
         assert shards.KEY_PATTERN.fullmatch(key), "a key that is no pseudonym"
@@ -95,11 +97,11 @@ def _items(
         line = {name: record.get(name, "") for name in ("key", "reason", "detail", "source")}
         if record.get("place"):
             line |= {"file": record["file"], "place": record["place"]}
-        if number in resolution.repeated:
-            line |= {"reason": REPEATED}
+        if number in groups.repeated or number in groups.refused:
+            line |= {"reason": groups.refused.get(number, REPEATED)}
         if line["reason"]:
             yield None, line | {"outcome": REJECTED}
-        elif number in resolution.original:
+        elif number in groups.original:
             first = resolution.original_key(number)
             yield None, line | {"outcome": DUPLICATE, "of": first}
         else:

@@ -32,7 +32,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     for name in named:
         if name not in known:
             hint = did_you_mean(name, known)
-            raise InputError(f"--pattern has no field {name!r}{hint}; fields: {', '.join(known)}")
+            raise InputError(f"--pattern has no field {name!r}{hint or '.'} Fields: {', '.join(known)}")
         if name != SKIP and named.count(name) > 1:
             raise InputError(f"--pattern names {name!r} twice")
     if not set(named) - {SKIP}:

@@ -9,7 +9,8 @@ class Rejected(Exception):  # noqa: N818 - the word of the ledger
 
     Codes: not_regular, io, not_an_image, truncated, malformed, too_large, too_small, aspect, blank, float,
     bit_depth, colour, pages, sop_class, missing_attr, bad_geometry, no_decoder:<transfer syntax>, burned_in,
-    not_selected (a slice or page that --frames or --pages leaves out).
+    dicomdir, not_dicom, vendor_parse (a maker's OCT file), no_reader:<kind>, not_selected (a
+    slice or page that --frames or --pages leaves out).
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:

@@ -43,7 +43,8 @@ class Holdings:
         splits = {one["split"] for one in (facts, *facts["aliases"]) if one["split"]}
         seen = {
             "no_patient": not everyone,
-            "id_conflict": len(everyone) > 1,
+            "id_conflict": facts.get("id_conflict", len(everyone) > 1),
+            "near_duplicate": bool(facts.get("near")),
             "split_conflict": len(splits) > 1,
             "eye_unknown": facts["eye"] == "unknown",
             pack.UNCROPPED: facts["modality"] != "oct" and facts["field_of_view"] is None,
@@ -54,7 +55,7 @@ class Holdings:
 
     def revised(self, remarks: Mapping[str, int]) -> dict[str, int]:
         """The remarks of a build with these counts in place of the ones that the samples decide."""
-        own = ("no_patient", "id_conflict", "split_conflict", "eye_unknown", pack.UNCROPPED)
+        own = ("no_patient", "id_conflict", "near_duplicate", "split_conflict", "eye_unknown", pack.UNCROPPED)
         stay = {
             name: count
             for name, count in remarks.items()
@@ -66,6 +67,12 @@ class Holdings:
 def owners(facts: Facts) -> set[str]:
     """The patients whose photograph a sample is: its own and those of its aliases."""
     return {one["patient"] for one in (facts, *facts["aliases"]) if one["patient"]}
+
+
+def cluster(facts: Facts) -> str:
+    """The key of the photograph that leads this one and its near duplicates."""
+    leader: str = facts.get("near") or facts["key"]
+    return leader
 
 
 def every(reader: Reader) -> Iterator[tuple[int, Facts]]:
@@ -81,7 +88,10 @@ def regrouped(samples: Iterable[tuple[int, Facts]], several: Mapping[str, str]) 
     """
     together = list(samples)
     sets = [[_owned(one, several) for one in (facts, *facts["aliases"])] for _, facts in together]
-    roots = dedup.roots(sets)
+    clusters: dict[str, list[dict[str, Any]]] = {}
+    for (_, facts), own in zip(together, sets, strict=True):
+        clusters.setdefault(cluster(facts), []).extend(own)
+    roots = dedup.roots(clusters.values())
     changes: Changes = {}
     for (row, facts), one_set in zip(together, sets, strict=True):
         everyone = sorted(filter(None, map(dedup.owner, one_set)))

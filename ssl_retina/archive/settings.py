@@ -12,6 +12,8 @@ from typing import Any
 
 from ssl_retina.archive.disclosure import DATES, Rule
 from ssl_retina.archive.encode import Encoding
+from ssl_retina.archive.filters import Filters
+from ssl_retina.archive.recipe import Recipe
 from ssl_retina.archive.selection import Selection
 from ssl_retina.errors import InputError
 
@@ -23,16 +25,20 @@ SMALLEST_SIZE, LARGEST_SIZE = 32, 4096
 class Settings:
     """How an archive becomes shards.
 
+    recipe: what is known about this kind of archive; table and pattern are by hand and count before it.
     table, columns: a CSV about the files, and which column is which (`{"patient": "Patient"}`).
     pattern: what the bare file names state, such as `{patient}_{eye}`.
     size: side of the written squares in pixels. samples_per_shard: images of one tar.
     selection: which pictures of a file with several.
     keep_other: keep pictures that look like neither a photograph nor a scan of a retina.
+    keep_text: keep pictures that bear a line of letters.
+    filters: what is marked, taken out, spared and weighted.
     site: goes into every pseudonym; name: begins the shards' names.
     key_file, id_map: the site's key; where to write the way back, if at all. processes: None is all cores.
     k, dates: `disclosure.Rule`.
     """
 
+    recipe: Recipe | None = None
     table: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     pattern: str | None = None
@@ -41,6 +47,8 @@ class Settings:
     samples_per_shard: int = 2048
     selection: Selection = field(default_factory=Selection)
     keep_other: bool = False
+    keep_text: bool = False
+    filters: Filters = field(default_factory=Filters)
     site: str = ""
     name: str = "retina"
     key_file: Path | None = None
@@ -61,7 +69,10 @@ class Settings:
         if self.dates not in DATES:
             raise InputError(f"--dates {self.dates}: one of {', '.join(DATES)}")
         if self.columns and self.table is None:
-            raise InputError("--map says which column of a table is which: give the table too (--table CSV)")
+            own = f"; the recipe {self.recipe.name} maps its own tables" if self.recipe else ""
+            raise InputError(
+                f"--map says which column of a table is which: give the table too (--table CSV){own}"
+            )
         for option, word in (("--name", self.name), ("--site", self.site or "none")):
             if not NAME_PATTERN.fullmatch(word):
                 raise InputError(f"{option}: up to 32 letters, digits, - and _")
@@ -77,8 +88,12 @@ class Settings:
         return Rule(self.k, self.dates)
 
     def decisive(self) -> dict[str, Any]:
-        """What decides the bytes of the output, beside the archive, its table and the key."""
+        """What decides the bytes of the output, beside the archive, its table and the key.
+
+        What a recipe states and leaves out is in the digests of the attributes and of the listing.
+        """
         return {
+            **({"recipe": self.recipe.name} if self.recipe else {}),
             "size": self.size,
             "quality": None if self.encoding.lossless else self.encoding.quality,
             "chroma": None if self.encoding.lossless else self.encoding.chroma,
@@ -88,6 +103,8 @@ class Settings:
             "frames": self.selection.frames,
             "pages": self.selection.pages,
             "also": sorted(self.selection.also),
+            "keep_text": self.keep_text,
+            **self.filters.decisive(),
             "site": self.site,
             "name": self.name,
             "k": self.k,
@@ -134,7 +151,8 @@ def _ignore(*_: object) -> None:
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told how a build goes: notes for a person, and (files done, files in all)."""
+    """Who is told how a build goes: notes for a person, (files done, files in all), and what comes next."""
 
     note: Callable[[str], None] = _ignore
     progress: Callable[[int, int], None] = _ignore
+    advise: Callable[[str], None] = _ignore

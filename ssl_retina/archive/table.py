@@ -1,4 +1,4 @@
-"""A CSV about the archive -> which of its columns are used, and what each row states.
+"""A table (CSV, Excel, Parquet) about the archive -> which of its columns are used, and what each row states.
 
 In: a file and `--map ours=Theirs`. Out: a `Table` of file names and `Attributes`. Label columns are never
 taken: only the attributes below have a meaning here.
@@ -6,12 +6,15 @@ taken: only the attributes below have a meaning here.
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from ssl_retina import labels
-from ssl_retina.archive import cells
+from ssl_retina.archive import cells, containers
 from ssl_retina.archive.attributes import Attributes
+from ssl_retina.archive.found import Found
+from ssl_retina.archive.rejection import Rejected
 from ssl_retina.config_text import did_you_mean, tame_columns
 from ssl_retina.errors import InputError
 
@@ -52,7 +55,7 @@ class Table:
 
 def read(path: Path, mapping: Mapping[str, str]) -> Table:
     """Read a table. Raises InputError for columns that do not exist, or hold what may be free text."""
-    content = labels.read(path)
+    content = raw(path)
     columns = _chosen(content.columns, mapping)
     if "file" not in columns:
         raise InputError(_no_file_column(content.columns))
@@ -66,6 +69,33 @@ def read(path: Path, mapping: Mapping[str, str]) -> Table:
     shown = zip(content.columns, tame_columns(content.columns), strict=True)
     ignored = tuple(tame for name, tame in shown if name not in columns.values())
     return Table(columns, ignored, rows, unknown)
+
+
+def _bytes(path: Path) -> bytes:
+    """A table's bytes; `photos.zip/labels.csv` is a table inside a container. Raises InputError."""
+    for folder in path.parents:
+        if folder.is_file() and containers.kind(folder.name):
+            return _inside(folder, path.relative_to(folder).as_posix())
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"the table {path} cannot be read: {error.strerror or error}") from None
+
+
+def _inside(container: Path, name: str) -> bytes:
+    with closing(containers.Reader(container)) as reader:
+        for one in containers.members(container, Found(container.name, 0), ""):
+            if one.path == name and one.member is not None:
+                try:
+                    return reader.content(one, one.member)
+                except Rejected as refusal:
+                    raise InputError(f"the table {name} in {container} cannot be read: {refusal}") from None
+    raise InputError(f"{container} holds no table {name}")
+
+
+def raw(path: Path) -> labels.Table:
+    """A table as it stands: what a recipe reads. Raises InputError."""
+    return labels.parse(_bytes(path), path)
 
 
 def describe(table: Table) -> str:
@@ -85,7 +115,8 @@ def parse_map(pairs: Sequence[str]) -> dict[str, str]:
             raise InputError(f"--map {pair!r} is not written ours=Theirs, such as --map 'patient=Patient ID'")
         if ours not in COMMON:
             raise InputError(
-                f"--map knows no {ours!r}{did_you_mean(ours, list(COMMON))}; it knows: {', '.join(COMMON)}"
+                f"--map knows no {ours!r}{did_you_mean(ours, list(COMMON)) or '.'} "
+                f"It knows: {', '.join(COMMON)}"
             )
         if ours in mapping:
             raise InputError(f"--map gives {ours!r} twice")

@@ -19,7 +19,17 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from ssl_retina import files, pseudonyms
-from ssl_retina.archive import clean, containers, deidentify, fingerprint, readers
+from ssl_retina.archive import (
+    clean,
+    containers,
+    deidentify,
+    features,
+    fingerprint,
+    look,
+    quality,
+    readers,
+    text,
+)
 from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.encode import Encoding, encode
 from ssl_retina.archive.found import Found
@@ -47,6 +57,7 @@ class Job:
     encoding: Encoding
     keep_other: bool = False
     selection: Selection = EVERYTHING
+    keep_text: bool = False
     withdrawn: frozenset[str] = frozenset()
 
 
@@ -107,8 +118,8 @@ def process_chunk(job: Job, chunk: Chunk, reader: containers.Reader) -> list[str
         "pictures": [len(records) for records in made],
         "records": [record for records in made for record in records],
     }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    files.write_bytes(records_path(job.work, chunk.number), text.encode(), 0o600)
+    spelled = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    files.write_bytes(records_path(job.work, chunk.number), spelled.encode(), 0o600)
     return [_reason(records) for records in made]
 
 
@@ -138,7 +149,7 @@ def _records(job: Job, source: _Source, stream: BinaryIO) -> list[Record]:
     try:
         with _Unforeseen():
             if source.found.reason:
-                raise Rejected(source.found.reason)
+                raise Rejected(*source.found.reason.split(": ", 1))
             content = source.content()
             digest = fingerprint.of_bytes(job.key, content)
             parts = _parts(job, source.found, content)
@@ -162,21 +173,34 @@ def _refused(job: Job, found: Found, place: Place, refusal: Rejected) -> Record:
 def _record(job: Job, source: _Source, part: Part, stream: BinaryIO) -> Record:
     try:
         with _Unforeseen():
-            record, image = _photograph(job, source.found, source.stated, part)
+            record, image, seen = _photograph(job, source.found, source.stated, part)
     except Rejected as refusal:
         return _refused(job, source.found, part.place, refusal)
     place = {"offset": stream.tell(), "bytes": len(image), "crc": zlib.crc32(image)}
     stream.write(image)
-    return record | place
+    return record | place | {"look": _write_look(seen, stream)}
 
 
-def _photograph(job: Job, found: Found, stated: Attributes | None, part: Part) -> tuple[Record, bytes]:
-    """One picture as its record and its encoded image. Raises Rejected."""
+def _write_look(seen: look.Look | None, stream: BinaryIO) -> dict[str, Any] | None:
+    """Put a look behind its image; give where it lies and its hash."""
+    if seen is None:
+        return None
+    place = stream.tell()
+    stream.write(seen.tobytes())
+    return {"offset": place, "hash": look.perceptual_hash(seen).hex()}
+
+
+def _photograph(
+    job: Job, found: Found, stated: Attributes | None, part: Part
+) -> tuple[Record, bytes, look.Look | None]:
+    """One picture as its record, its encoded image and its look, if it is a fundus. Raises Rejected."""
     picture = part.decode()
     modality = picture.modality or (stated.modality if stated else None)
     cleaned = clean.clean(picture.pixels, modality, job.size)
     if modality is None and cleaned.modality == "other" and not job.keep_other:
         raise Rejected("not_retinal")
+    if cleaned.field_of_view is None and not job.keep_text and text.bears_text(cleaned.pixels):
+        raise Rejected("burned_in", "letters")
     suffix, image = encode(cleaned.pixels, job.encoding)
     height, width = cleaned.pixels.shape[:2]
     ellipse = cleaned.field_of_view
@@ -193,10 +217,20 @@ def _photograph(job: Job, found: Found, stated: Attributes | None, part: Part) -
         "source_height": picture.pixels.shape[0],
         "field_of_view": None if ellipse is None else [round(float(value), 2) for value in ellipse],
         "pixels_sha256": clean.pixels_sha256(picture.pixels),
+        "quality": _quality(cleaned),
+        "features": features.of(cleaned.pixels, ellipse) if cleaned.modality == "fundus" else None,
         "suffix": suffix,
         "notes": list(picture.notes),
     }
-    return record, image
+    seen = look.look(cleaned.pixels, ellipse) if cleaned.modality == "fundus" else None
+    return record, image, seen
+
+
+def _quality(cleaned: clean.Cleaned) -> dict[str, Any] | None:
+    """Only photographs of a fundus are judged."""
+    if cleaned.modality != "fundus":
+        return None
+    return quality.assess(cleaned.pixels, cleaned.field_of_view).facts()
 
 
 def _parts(job: Job, found: Found, content: bytes) -> Sequence[Part]:

@@ -3,11 +3,13 @@
 User errors end with one message and their exit code; everything else keeps its traceback.
 """
 
+import os
 import sys
 
 import typer
 
-from ssl_retina.cli import archive, demo, embed, finetune, hub, launch, pretrain, probe, real, release
+from ssl_retina import files
+from ssl_retina.cli import archive, dedup, demo, embed, finetune, hub, launch, pretrain, probe, real, release
 from ssl_retina.errors import UserError
 
 app = typer.Typer(
@@ -19,14 +21,25 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-for _group in (demo, archive, pretrain, launch, release, hub, probe, finetune, embed, real):
+for _group in (demo, archive, dedup, pretrain, launch, release, hub, probe, finetune, embed, real):
     _group.register(app)
 
 
 def main() -> None:
-    """Run one verb; turn a user's error into its message and exit code."""
+    """Run one verb; turn a user's error, or a disk without room, into its message and exit code.
+
+    huggingface_hub, of which timm asks weights too, is told to say nothing of this machine (law 10), unless
+    the user has decided that.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         app()
     except UserError as error:
         print(f"ssl-retina: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in files.NO_ROOM:
+            raise
+        where, why = error.filename or "the output", os.strerror(error.errno)
+        print(f"ssl-retina: {where} cannot be written ({why}): make room, and try again", file=sys.stderr)
+        sys.exit(UserError.exit_code)

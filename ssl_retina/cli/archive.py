@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssl_retina.cli import console, inspect, withdraw
+from ssl_retina.archive.filters import Balance, Filters, NearDuplicates
+from ssl_retina.cli import archive_words, console, inspect, withdraw
 
 if TYPE_CHECKING:
     from ssl_retina.archive.settings import Totals
+
+    pass
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -21,40 +24,12 @@ EPILOG = (
     "--out out/photos"
 )
 
-REMARKS = {
-    "no_patient": "photographs without a patient id: each is its own group",
-    "id_conflict": "photographs that lie under several patients: those patients are one group",
-    "split_conflict": "photographs that lie in several splits",
-    "eye_conflict": "photographs with contradicting eyes: their eye is unknown",
-    "eye_unknown": "photographs without a known eye",
-    "unknown_eye": "cells of the eye column that are none of R, L, OD, OS, right, left",
-    "unknown_visit": "cells of the visit column without a number or date (year first)",
-    "unknown_modality": "cells of the modality column that were not understood",
-    "table_rows_without_file": "rows of the table without a file",
-    "table_rows_ambiguous": "rows of the table whose bare file name fits several files (give relative paths)",
-    "table_rows_of_one_file": "rows of the table that speak of a file again",
-    "files_without_table_row": "files without a row in the table",
-    "names_unlike_pattern": "file names that do not follow the pattern",
-    "no_field_of_view": "photographs without a found field of view: nothing of them was made black",
-    "device_unknown": "photographs whose device was dropped: no maker's word, or it looks like a person",
-    "unknown_age": "cells of the age column that are no years",
-    "unknown_sex": "cells of the sex column that are none of F, M, female, male",
-    "suppressed_age": "photographs whose age was made unknown: fewer than k patients share what is known",
-    "suppressed_sex": "photographs whose sex was made unknown too",
-    "suppressed_visit": "photographs whose visit was made unknown too",
-    "suppressed_device": "photographs whose device was made unknown too",
-    "visit_unknown": "photographs added to patients of the set: their visit is not known",
-    "devices_dropped": "more than 64 different devices: that is free text, none was written",
-}
 
-HINTS = {
-    "sop_class": " (not ophthalmic; --also vl,sc reads photographs and captures)",
-    "pages": " (--pages first or all takes them)",
-    "not_selected": " (left out by --frames or --pages)",
-    "no_reader:container": " (only .zip, .tar, .tar.gz and .tgz are read: unpack them)",
-    "nested_container": " (containers inside containers are not read: unpack the outer one)",
-    "not_retinal": " (no fundus photograph and no OCT; declare them in the table, or --keep-other)",
-}
+class MinQuality(StrEnum):
+    """The lowest class of quality that is written."""
+
+    USABLE = "usable"
+    GOOD = "good"
 
 
 class Chroma(StrEnum):
@@ -86,13 +61,41 @@ def register(app: typer.Typer) -> None:
     withdraw.register(app)
 
 
+def _list_recipes(named: str | None) -> str | None:
+    """Print the shipped recipes where the word is `list`; no SRC is needed for that."""
+    if named != "list":
+        return named
+    from rich.console import Console
+    from rich.table import Table
+
+    from ssl_retina.archive import recipe
+
+    screen = Console(highlight=False)
+    shown = Table("recipe", "for", "licence", "verified")
+    for name in recipe.shipped_names():
+        one = recipe.load(name)
+        shown.add_row(name, one.title, one.licence, "yes" if one.verified else "no")
+    screen.print(shown)
+    raise typer.Exit
+
+
 def shard(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="Folder, .zip, .tar, .tar.gz or .tgz with the raw files.")
+        Path, typer.Argument(metavar="SRC", help="Folder, .zip, .tar, .tar.gz or .tgz of raw files.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for shards, index and ledger.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE|list",
+            help="Where everything is in a known kind of archive; list shows them all. What is given by "
+            "hand counts before it.",
+            callback=_list_recipes,
+            is_eager=True,
+        ),
+    ] = None,
     table: Annotated[
-        Path | None, typer.Option(help="CSV about the files; label columns are never taken.")
+        Path | None, typer.Option(help="CSV, Excel or Parquet about the files; labels are never taken.")
     ] = None,
     columns: Annotated[
         list[str] | None,
@@ -121,6 +124,23 @@ def shard(
         str,
         typer.Option(help="DICOM kinds that are read only when asked for: vl (photographs), sc (captures)."),
     ] = "",
+    keep_text: Annotated[
+        bool, typer.Option("--keep-text", help="Keep scans and photographs without a rim that bear letters.")
+    ] = False,
+    near_duplicates: Annotated[
+        NearDuplicates,
+        typer.Option(help="Copies that were resized, cropped, lit or mirrored: mark, merge or off."),
+    ] = NearDuplicates.MARK,
+    min_quality: Annotated[
+        MinQuality | None, typer.Option(help="Reject photographs below this class; default: keep all.")
+    ] = None,
+    balance: Annotated[
+        Balance | None, typer.Option(help="Write sampling weights that make these equally frequent.")
+    ] = None,
+    rare: Annotated[
+        str | None,
+        typer.Option(help="No filter takes these out: device=NAME, or clusters=0.05 for the rarest 5 %."),
+    ] = None,
     site: Annotated[str, typer.Option(help="Name of the site: goes into every pseudonym.")] = "",
     key_file: Annotated[
         Path | None, typer.Option(help="The site's key; default: the user's own, made on first use.")
@@ -154,15 +174,17 @@ def shard(
 ) -> None:
     """Turn an archive into de-identified WebDataset shards; a second start continues a killed one."""
     from ssl_retina.archive import build
+    from ssl_retina.archive import recipe as recipes
     from ssl_retina.archive.encode import Encoding
     from ssl_retina.archive.selection import Selection
     from ssl_retina.archive.table import parse_map
-    from ssl_retina.errors import InputError, InterruptedRunError
+    from ssl_retina.errors import InputError
     from ssl_retina.report.pages import complete as complete_pages
 
     if (part is not None) + append + merge > 1 or (id_map is not None and (append or part is not None)):
         raise InputError("one of --slice, --merge and --append at a time; --id-map belongs to the last step")
     settings = build.Settings(
+        recipe=None if recipe is None else recipes.load(recipe),
         table=table,
         columns=parse_map(columns or []),
         pattern=pattern,
@@ -171,6 +193,8 @@ def shard(
         samples_per_shard=samples_per_shard,
         keep_other=keep_other,
         selection=Selection(frames, pages.value, tuple(filter(None, also.split(",")))),
+        keep_text=keep_text,
+        filters=Filters(near_duplicates, str(min_quality or "reject"), balance, rare),
         site=site,
         name=name,
         key_file=key_file,
@@ -179,19 +203,15 @@ def shard(
         id_map=id_map,
         processes=processes,
     )
-    try:
-        with _progress() as progress:
-            listener = build.Listener(console.note, progress)
-            totals = _way(part, append=append, merge=merge)(source, out, settings, listener)
-    except KeyboardInterrupt:
-        raise InterruptedRunError("interrupted; the same command continues") from None
+    advice: list[str] = []
+    way = _way(part, append=append, merge=merge)
+    with _progress() as progress:
+        totals = way(source, out, settings, build.Listener(console.note, progress, advice.append))
     if isinstance(totals, int):
         _tell_slice(str(part), totals, out, as_json=json)
-        return
-    complete_pages(out)
-    _summary(totals, out)
-    if json:
-        console.result(totals.counts())
+    else:
+        complete_pages(out)
+        _tell(totals, out, advice, as_json=json)
 
 
 def _way(part: str | None, *, append: bool, merge: bool) -> "Callable[..., Totals | int]":
@@ -205,6 +225,14 @@ def _way(part: str | None, *, append: bool, merge: bool) -> "Callable[..., Total
     return grown.append if append else build.merge if merge else build.build
 
 
+def _tell(totals: "Totals", out: Path, advice: list[str], *, as_json: bool) -> None:
+    archive_words.summary(totals, out)
+    for line in advice:
+        console.note(line)
+    if as_json:
+        console.result(totals.counts())
+
+
 def _tell_slice(part: str, rows: int, out: Path, *, as_json: bool) -> None:
     console.note(f"slice {part}: {rows:,} files are done; when all slices are: the same command with --merge")
     if as_json:
@@ -213,7 +241,18 @@ def _tell_slice(part: str, rows: int, out: Path, *, as_json: bool) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, otherwise a plain line now and then."""
+    """A bar on a terminal, otherwise a plain line now and then; Ctrl-C ends it with a sentence."""
+    from ssl_retina.errors import InterruptedRunError
+
+    try:
+        with _shown() as progress:
+            yield progress
+    except KeyboardInterrupt:
+        raise InterruptedRunError("interrupted; the same command continues") from None
+
+
+@contextmanager
+def _shown() -> Iterator[Callable[[int, int], None]]:
     if not console.NOTES.is_terminal:
         yield _lines()
         return
@@ -237,18 +276,3 @@ def _lines() -> Callable[[int, int], None]:
             console.note(f"{done:,} of {total:,} files, {now - began:.0f} s")
 
     return line
-
-
-def _summary(totals: "Totals", out: Path) -> None:
-    counts = totals.counts()
-    shown = ", ".join(f"{counts[name]:,} {name}" for name in ("scanned", "written", "rejected", "duplicates"))
-    console.note(f"{shown}; {totals.patients:,} patients; shards: {totals.shards:,} in {out}")
-    for reason, count in sorted(totals.reasons.items(), key=lambda pair: (-pair[1], pair[0])):
-        console.note(f"  rejected {count:,}: {reason}{HINTS.get(reason, '')}")
-    if 2 * (counts["rejected"] - totals.reasons.get("not_selected", 0)) > counts["scanned"]:
-        console.note("WARNING: more than half of the files were rejected: is this the right folder?")
-    for remark, count in sorted(totals.remarks.items()):
-        console.note(f"  {count:,} {REMARKS.get(remark, remark)}")
-    if not totals.patients:
-        console.note("  no patient ids: statistics will be image-level (probe --patient none)")
-    console.note(f"next: ssl-retina inspect {out}")

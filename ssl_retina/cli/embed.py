@@ -10,10 +10,11 @@ import typer
 from ssl_retina.cli import console
 from ssl_retina.cli.options import Exclude, Shards
 
+# a bracket before a letter would begin rich's markup
 EPILOG = (
     "Read it with pyarrow: table = pyarrow.parquet.read_table('features.parquet'); "
     "vectors = table['embedding'].combine_chunks().flatten().to_numpy().reshape(len(table), -1); what made "
-    "it: json.loads(table.schema.metadata[b'ssl_retina'])."
+    "it: json.loads(table.schema.metadata\\[b'ssl_retina'])."
     "\n\nExample: ssl-retina embed out/model --data out/shards --out out/features.parquet"
 )
 
@@ -64,14 +65,12 @@ def embed(
 
 def _check(out: Path, *, replace: bool) -> None:
     """Refuse before the work what could not be written after it."""
+    from ssl_retina import files
     from ssl_retina.errors import InputError
 
-    if out.is_dir() or out.is_symlink():
-        raise InputError(f"{out} is no file name that can be written: give a new one, such as x.parquet")
+    files.check_file(out, f"--out {out}")
     if out.exists() and not replace:
         raise InputError(f"{out} exists: say --replace, or give another name")
-    if not out.parent.is_dir():
-        raise InputError(f"{out.parent} does not exist: make the folder, or give another --out")
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ EPILOG = (
     "Example: ssl-retina finetune out/model random --data out/shards --labels labels.csv "
     "--task glaucoma=Label:GON+ --patient Patient --epochs 30 --out out/finetune"
 )
-NAMES = ("finetune.json", "report.md", "finetune.png", "predictions.csv", "model", "fits")
+NAMES = ("finetune.json", "report.md", "finetune.png", "predictions.csv", "model", "fits", probe.STRADDLING)
 
 
 def register(app: typer.Typer) -> None:
@@ -112,7 +112,7 @@ def finetune(
     options = prepared.Options(seed, seeds, halves, resamples, workers)
     files.claim_folder(out, (*NAMES, files.LOCK_NAME), "the output of finetune")
     try:
-        with files.lock(out):
+        with probe.straddling_listed(out), files.lock(out):
             ready = prepared.prepare(weights, task, settings, recipe=chosen, options=options, folder=out)
             with _progress(ready) as advance:
                 outcome = trainer.run(ready, advance)
@@ -133,7 +133,7 @@ def _progress(ready: "Prepared") -> Iterator["Advance"]:
     """Say what will be done, and how far it is."""
     left = ready.left()
     total = sum(ready.photographs(fit) for fit in left)
-    console.note(f"{len(left)} fine-tunings to do, {total} photographs in all")
+    console.note(f"{len(left)} fine-tuning{'' if len(left) == 1 else 's'} to do, {total} photographs in all")
     with console.progress("fine-tuning, photographs", total or None) as advance:
         yield advance
 

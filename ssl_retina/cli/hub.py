@@ -49,7 +49,7 @@ def push(
     Nothing is sent that does not belong: no path, no host, no user, no state of the optimiser.
     A web server is fed through the folder that it serves.
     """
-    _private()
+    _no_bars_in_logs()
     from ssl_retina.release.hub import push as hub
 
     place = hub.destination(destination)
@@ -109,7 +109,7 @@ def pull(
 
     After a cut, the same command continues where it stopped. What it prints loads the model in plain timm.
     """
-    _private()
+    _no_bars_in_logs()
     from ssl_retina.release.hub import pull as hub
     from ssl_retina.release.hub.web import Patience
 
@@ -121,13 +121,14 @@ def pull(
         console.result({**_placed(placed), "source": source.shown, "python": lines})
         return
     commit = f", commit {placed.origin['commit']}" if "commit" in placed.origin else ""
-    console.note(f"{folder}: {_state(placed.state, 'pulled')} from {source.shown}{commit}")
+    where = f"{source.shown}{commit}"
+    what = f"pulled from {where}" if placed.state == "written" else f"the export of {where} was there already"
+    console.note(f"{folder}: {what}")
     print("\n".join(lines))
 
 
-def _private() -> None:
-    """Before huggingface_hub is imported: it must not tell what runs here, nor fill a log with bars."""
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+def _no_bars_in_logs() -> None:
+    """Before huggingface_hub is imported: it must not fill a log with bars."""
     if not console.NOTES.is_terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

@@ -6,13 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ssl_retina.cli.pretrain import AsJson, ConfigFile, Overrides
+from ssl_retina.cli.pretrain import AsJson, Change, ConfigFile, Extend, Overrides
 
 Cluster = Annotated[
     str, typer.Option(metavar="PROFILE|PATH", help="A shipped cluster profile, or your own YAML file.")
 ]
 Nodes = Annotated[int | None, typer.Option(min=1, help="Nodes, in place of the profile's.")]
-Time = Annotated[str | None, typer.Option(help="Time limit, in place of the profile's: H:MM:SS, D-H.")]
+Time = Annotated[
+    str | None,
+    typer.Option(help="Time limit, in place of the profile's: minutes, H:MM:SS, D-H or D-HH:MM:SS."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the script; write and submit nothing.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder with runs in it, or a run.")]
 
@@ -30,6 +33,8 @@ def launch(
     overrides: Overrides = None,
     nodes: Nodes = None,
     time: Time = None,
+    extend: Extend = False,
+    change: Change = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -41,13 +46,16 @@ def launch(
     absent = submit.placeholders(config, given) if dry_run else []
     if absent:
         console.note(f"note: not given, so the script shows {' and '.join(absent)}; a submission needs them")
-    planned = submit.plan(config, [*given, *absent], submit.cluster(cluster, nodes=nodes, time=time))
+    profile = submit.cluster(cluster, nodes=nodes, time=time)
+    planned = submit.plan(config, [*given, *absent], profile, extend=extend, change=change)
     for note in planned.notes:
         console.note(f"note: {note}")
     if dry_run and not as_json:
         print(planned.text, end="")
         return
-    job = None if dry_run else submit.submit(planned)
+    job = None
+    if not dry_run:
+        planned, job = submit.submit(planned)
     if as_json:
         console.result(_facts(planned, job))
     else:
@@ -86,13 +94,16 @@ def runs(folder: Folder, as_json: AsJson = False) -> None:
     """List the runs under DIR: state, step, loss, images/s, time left, restarts. Changes nothing."""
     from ssl_retina.cli import console
     from ssl_retina.launch import runs as table
+    from ssl_retina.train import starts
+    from ssl_retina.train.tracking import METRICS
 
     found = table.survey(folder)
     if as_json:
         console.result({"runs": [asdict(run) for run in found]})
         return
     if not found:
-        console.note(f"no run under {folder}: a run's folder holds config.json and metrics.jsonl")
+        signs = f"{METRICS}, {starts.STARTS} or {starts.SUBMISSIONS}/"
+        console.note(f"no run in {folder}, down to {table.DEPTH} levels: a run's folder holds {signs}")
         return
     for line in table.lines(found):
         print(line)

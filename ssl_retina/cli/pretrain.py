@@ -207,12 +207,11 @@ def _with_out(path: Path, overrides: list[str]) -> list[str]:
 
 def _check_picture(path: Path) -> None:
     """Refuse a place that no picture can be written to before anything is read."""
+    from ssl_retina import files
+
     if path.suffix.lower() != ".png":
         raise InputError(f"--views {path}: the picture is a PNG, so give a name that ends in .png")
-    if not path.parent.is_dir():
-        raise InputError(f"--views {path}: the folder {path.parent} does not exist; make it first")
-    if path.is_dir():
-        raise InputError(f"--views {path} is a folder: give the name of a file in it")
+    files.check_file(path, f"--views {path}")
 
 
 def _plan(path: Path, overrides: list[str], world: int, picture: Path | None) -> dict[str, Any]:
@@ -225,6 +224,7 @@ def _plan(path: Path, overrides: list[str], world: int, picture: Path | None) ->
     micro_batch = setup.micro_batch_of(run, world)
     method, views = setup.build_method(run)
     source = open_source(run.data.model_copy(update={"workers": 0}), views, seed=run.seed)
+    setup.refuse_repeats(run, source)
     source.verify(hashes=False)
     if picture is not None and dist.is_first():
         view_sheet.write(source, picture, f"{path.name}, method {run.method_name}")

@@ -28,6 +28,8 @@ EPILOG = (
     "--task glaucoma=Label:GON+ --patient Patient --out out/probe"
 )
 
+STRADDLING = "straddling.txt"
+
 
 def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
@@ -66,9 +68,9 @@ def probe(
     from ssl_retina.probe import run
     from ssl_retina.probe.material import Settings
 
-    files.claim_folder(out, ("probe.json", "probe.png", files.LOCK_NAME), "a probe's output")
+    files.claim_folder(out, ("probe.json", "probe.png", STRADDLING, files.LOCK_NAME), "a probe's output")
     settings = Settings(data, labels, patient, split, file, key_file, exclude)
-    with _progress() as advance:
+    with straddling_listed(out), _progress() as advance:
         result = run.probe(weights, task, settings, resamples=resamples, seed=seed, advance=advance)
     _write(result, out)
     if json:
@@ -76,6 +78,21 @@ def probe(
     else:
         show(result)
     console.note(f"written: {out / 'probe.json'}, report.md, probe.png")
+
+
+@contextmanager
+def straddling_listed(out: Path) -> Iterator[None]:
+    """Write a file for `--exclude` where patients lie in training and in test, and name it."""
+    from ssl_retina import files
+    from ssl_retina.errors import StateError
+    from ssl_retina.probe.splits import StraddlingError
+
+    try:
+        yield
+    except StraddlingError as error:
+        path = out / STRADDLING
+        files.write_bytes(path, "".join(f"{key}\n" for key in error.keys).encode())
+        raise StateError(f"{error}. {path} lists all {len(error.keys)}: --exclude {path}") from None
 
 
 def _write(result: dict[str, Any], out: Path) -> None:

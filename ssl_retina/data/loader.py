@@ -132,17 +132,18 @@ class Source:
 
         Global batches of world * batch, of which every rank gets as many as every other: as many as are
         full, so that a number depends on world * batch alone and not on the ranks. Where the samples do not
-        fill one, they come again, in other views, until it is full.
+        fill one, it holds each of them once, and ranks get unequally many, or none: a sample that came
+        again would be a negative of itself to a loss that contrasts a batch.
         """
         if not self.held_out_samples:
             return
-        whole = world * batch
+        whole = min(world * batch, self.held_out_samples)
         count = max(min(limit, self.held_out_samples) // whole, 1)
         stream = Stream(self._sets, self._chosen.held_out, self._spec, seed=HELD_OUT_SEED)
-        starts = range(rank * batch, count * whole, whole)
-        asked = (as_positions(first, batch) for first in starts)
+        begin, end = whole * rank // world, whole * (rank + 1) // world
+        asked = (as_positions(number * whole + begin, end - begin) for number in range(count))
         for loaded in _load(stream, asked, workers=self._workers):
-            yield self._count.checked(loaded, batch)
+            yield self._count.checked(loaded, end - begin)
 
     def whole(self, rows: NDArray[np.int64], *, batch: int) -> Iterator[Batch]:
         """The whole images of these rows (counted through all sets, see `offsets`), recipe "plain"."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,17 @@ from ssl_retina.errors import ConfigError, InputError
 from ssl_retina.shards import COLUMNS, Index
 
 CHUNK = 8192
+
+
+class Names(NamedTuple):
+    """What the user calls the condition and the exclusion file."""
+
+    where: str
+    exclude: str
+
+
+IN_CONFIG = Names("data.where", "data.exclude")
+AS_OPTIONS = Names("--where", "--exclude")
 
 Rows = NDArray[np.uint32]
 Mask = NDArray[np.bool_]
@@ -53,7 +65,12 @@ class Selection:
 
 
 def select(
-    indexes: Sequence[Index], *, where: str | None = None, exclude: Path | None = None, held_out: float = 0.0
+    indexes: Sequence[Index],
+    *,
+    where: str | None = None,
+    exclude: Path | None = None,
+    held_out: float = 0.0,
+    named: Names = IN_CONFIG,
 ) -> Selection:
     """Choose the samples: 4 bytes a sample stay in memory.
 
@@ -64,17 +81,17 @@ def select(
     """
     sizes = [index.samples for index in indexes]
     kept = np.ones(sum(sizes), dtype=bool)
-    conditions = parse(where, indexes) if where else ()
+    conditions = parse(where, indexes, named.where) if where else ()
     offset = 0
     for index, size in zip(indexes, sizes, strict=True):
         _keep_where(index, conditions, kept[offset : offset + size])
         offset += size
     after_where = int(kept.sum())
     if exclude is not None:
-        kept &= ~_excluded(indexes, exclude)
+        kept &= ~_excluded(indexes, exclude, named.exclude)
     if not kept.any():
-        dropped = f"{len(kept) - after_where} by data.where, {after_where} by data.exclude"
-        raise InputError(f"no sample is left to train on: of {len(kept)}, {dropped}")
+        dropped = f"{len(kept) - after_where} by {named.where}, {after_where} by {named.exclude}"
+        raise InputError(f"no sample is left: of {len(kept)} there went {dropped}")
     apart = _held_out(indexes, held_out, kept)
     return Selection(_rows(kept & ~apart), _rows(kept & apart))
 
@@ -83,7 +100,7 @@ def _rows(mask: Mask) -> Rows:
     return np.flatnonzero(mask).astype(np.uint32)
 
 
-def parse(where: str, indexes: Sequence[Index]) -> tuple[Condition, ...]:
+def parse(where: str, indexes: Sequence[Index], named: str = IN_CONFIG.where) -> tuple[Condition, ...]:
     """Read conditions joined by `and`. Raises ConfigError that lists everything wrong with them."""
     conditions, problems = [], []
     for text in re.split(r"\s+and\s+", where.strip()):
@@ -96,7 +113,7 @@ def parse(where: str, indexes: Sequence[Index]) -> tuple[Condition, ...]:
         problems.extend(_problem(condition, indexes))
         conditions.append(condition)
     if problems:
-        raise ConfigError("data.where", problems)
+        raise ConfigError(named, problems)
     return tuple(conditions)
 
 
@@ -110,6 +127,8 @@ def _problem(condition: Condition, indexes: Sequence[Index]) -> list[str]:
     near = difflib.get_close_matches(condition.value, sorted(known), n=1, cutoff=0.6)
     if condition.value in known or (condition.negated and not near):
         return []
+    if condition.column == "split" and known <= {""}:
+        return ["split: no split was declared when these photographs were sharded, so none can be asked for"]
     hint = f"; did you mean {near[0]!r}?" if near else ""
     choices = ", ".join(sorted(repr(word) for word in known))
     return [f"{condition.column}: no sample has {condition.value!r}{hint} (they have: {choices})"]
@@ -152,9 +171,9 @@ def _held_out(indexes: Sequence[Index], share: float, kept: Mask) -> Mask:
     return apart
 
 
-def _excluded(indexes: Sequence[Index], path: Path) -> Mask:
+def _excluded(indexes: Sequence[Index], path: Path, named: str) -> Mask:
     """The rows that an exclusion file takes out; a patient takes the whole group along."""
-    wanted = _read_exclusions(path)
+    wanted = _read_exclusions(path, named)
     excluded = np.zeros(sum(index.samples for index in indexes), dtype=bool)
     keys = np.array([shards.key_of(name).encode() for name in wanted], dtype="S64")
     groups = np.array([shards.group_number(name) for name in wanted], dtype=np.int64)
@@ -169,7 +188,7 @@ def _excluded(indexes: Sequence[Index], path: Path) -> Mask:
     if rest:
         further, found = _excluded_by_records(indexes, rest)
         excluded |= further
-        _refuse_unknown(path, wanted, rest - found)
+        _refuse_unknown(f"{named}: ", path, wanted, rest - found)
     return excluded
 
 
@@ -181,22 +200,23 @@ def _everywhere(indexes: Sequence[Index], mark: Callable[[slice, NDArray[np.void
         offset += index.samples
 
 
-def _read_exclusions(path: Path) -> dict[str, int]:
+def _read_exclusions(path: Path, named: str) -> dict[str, int]:
     """The names in an exclusion file and their lines; `#` opens a comment."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"data.exclude: {path} cannot be read ({type(error).__name__})") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{named}: {path} cannot be read: {reason}") from None
     stripped = ((line.partition("#")[0].strip(), number) for number, line in enumerate(lines, 1))
     return {name: number for name, number in stripped if name}
 
 
-def _refuse_unknown(path: Path, wanted: dict[str, int], unknown: set[str]) -> None:
+def _refuse_unknown(head: str, path: Path, wanted: dict[str, int], unknown: set[str]) -> None:
     """Names the lines and not what stands there: a patient's number may have got into the file."""
     if unknown:
         lines = ", ".join(str(wanted[name]) for name in sorted(unknown, key=wanted.__getitem__)[:10])
         raise InputError(
-            f"data.exclude: {len(unknown)} of {len(wanted)} entries of {path} are in no set (line {lines}); "
+            f"{head}{len(unknown)} of {len(wanted)} entries of {path} are in no set (line {lines}); "
             "it takes sample keys, names, patients or groups as the shards write them (pseudonyms)"
         )
 

@@ -42,7 +42,8 @@ class Recipe:
 
 
 RETINA_CROP = Crop(scale=(0.25, 1.0))
-"""A disc and most of a macula stay in the smallest; the papers' 0.08 would show a patch of background."""
+"""Two crops nearly always overlap, and the smallest shows a quarter of the photograph, in which a disc fits
+(though it is seldom whole there); the papers' 0.08 would show a patch of background."""
 
 RETINA_TURN = Turn(photograph=30.0, scan=5.0)
 """Heads and cameras tilt. Nothing is ever turned upside down: superior and inferior are not the same."""

@@ -1,4 +1,4 @@
-"""One step of the demo: a verb of ours, or plain Python, in a process of its own.
+"""One step of the demo or of `real`: a verb of ours, or plain Python, in a process of its own.
 
 In: arguments as a user would type them. Out: the JSON the step printed, the command to repeat it, and its
 seconds. What a step says on stderr goes straight to the person at the terminal.
@@ -46,7 +46,7 @@ class StepError(UserError):
     def __init__(self, name: str, exit_code: int) -> None:
         super().__init__(
             f"the step {name} ended with exit code {exit_code}; what it says stands above. Mend that, then "
-            "the same demo command goes on from here; a folder that is removed is made anew"
+            "the same command goes on from here; a folder that is removed is made anew"
         )
         self.exit_code = exit_code
 

@@ -9,7 +9,7 @@
 """
 
 from ssl_retina.labels.joining import CONFLICT, Joined, agreed, class_of, join
-from ssl_retina.labels.table import PATIENT_COLUMNS, Table, read
+from ssl_retina.labels.table import PATIENT_COLUMNS, Table, parse, read
 from ssl_retina.labels.tasks import Kind, Target, Task, listed, parse_task, target
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "class_of",
     "join",
     "listed",
+    "parse",
     "parse_task",
     "read",
     "target",

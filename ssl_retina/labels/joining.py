@@ -44,12 +44,13 @@ def join(table: Table, reader: Reader, key: bytes | None, *, file: str | None = 
     """Find the photograph of every row: by its path below the archive's root, else by its bare name.
 
     key: the site's key, or None for shards without pseudonyms (then the file column holds their keys).
-    file: the column of file names; without it a common name (`file`, `image`, ...) is recognised.
+    file: the column of file names, or a text with columns in braces (`train/{ID}.png`) where the column does
+    not hold the folder; without it a common name (`file`, `image`, ...) is recognised.
     A bare name counts only where it is the name of one photograph and of one path in the labels file, and
     where the folders that the cell names end in those of the photograph: `train/1` is not `test/1.jpg`.
     Raises StateError for another key than the shards', InputError where next to nothing is found.
     """
-    cells = [cell.replace("\\", "/") for cell in table.column(file or _file_column(table))]
+    cells = [cell.replace("\\", "/") for cell in table.texts(file or _file_column(table))]
     names = _Names(_checked_key(reader, key), str(reader.index.facts.get("site") or ""))
     samples = {reader.key(number): number for number in range(len(reader))}
     found = [_by_path(cell, samples, names) for cell in cells]

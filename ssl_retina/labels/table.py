@@ -10,6 +10,7 @@ from pathlib import Path
 from ssl_retina import pseudonyms
 from ssl_retina.config_text import did_you_mean
 from ssl_retina.errors import InputError
+from ssl_retina.labels import sheets
 
 FILE_COLUMNS = frozenset(
     ("file", "filename", "filepath", "image", "imagename", "imagefile", "imageid", "imagepath", "path", "key")
@@ -44,10 +45,22 @@ class Table:
                 one for one, shown in zip(self.columns, _shown(self.columns), strict=True) if one == shown
             ]
             raise InputError(
-                f"the labels file has no column {name!r}{did_you_mean(name, named)}; it has: {self.listing}"
+                f"the labels file has no column {name!r}{did_you_mean(name, named) or '.'} "
+                f"It has: {self.listing}"
             )
         place = self.columns.index(name)
         return tuple(row[place] for row in self.rows)
+
+    def texts(self, named: str) -> tuple[str, ...]:
+        """A column by its name, or a text with columns in braces filled row by row: `train/{ID}.png`."""
+        fields = re.findall(r"\{([^{}]+)\}", named)
+        if named in self.columns or not fields:
+            return self.column(named)
+        filled = [named] * len(self.rows)
+        for field in dict.fromkeys(fields):
+            cells = self.column(field)
+            filled = [text.replace(f"{{{field}}}", cell) for text, cell in zip(filled, cells, strict=True)]
+        return tuple(filled)
 
     @property
     def listing(self) -> str:
@@ -79,22 +92,42 @@ def _shown(columns: Sequence[str]) -> list[str]:
 
 
 def read(path: Path) -> Table:
-    """Read a CSV file (comma, semicolon or tab; UTF-8). Raises InputError with the line that is wrong."""
+    """Read a table: CSV (comma, semicolon or tab; UTF-8), Excel (.xlsx) or Parquet, told by the content.
+
+    Raises InputError with the line that is wrong.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "cannot be read"
-        raise InputError(f"labels file {path} {reason}") from None
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    try:
-        lines = list(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        raise InputError(f"labels file {path}: {error}") from None
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"labels file {path} cannot be read: {error.strerror}") from None
+    return parse(content, path)
+
+
+def parse(content: bytes, path: Path) -> Table:
+    """The table in a file's bytes; `path` names it in messages. As `read`."""
+    if content.startswith(sheets.EXCEL):
+        lines = sheets.excel(content, path)
+    elif content.startswith(sheets.PARQUET):
+        lines = sheets.parquet(content, path)
+    else:
+        lines = _csv(content, path)
     numbered = [(number, line) for number, line in enumerate(lines, 1) if any(cell.strip() for cell in line)]
     if len(numbered) < 2:
         raise InputError(f"labels file {path} holds no rows under a line of column names")
     return _table(path, numbered)
+
+
+def _csv(content: bytes, path: Path) -> list[list[str]]:
+    try:
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").read()
+    except UnicodeDecodeError:
+        raise InputError(f"labels file {path} is not UTF-8 text, Excel (.xlsx) or Parquet") from None
+    first = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=first.count)
+    try:
+        return list(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        raise InputError(f"labels file {path}: {error}") from None
 
 
 def _table(path: Path, numbered: Sequence[tuple[int, list[str]]]) -> Table:

@@ -87,7 +87,13 @@ def _equals(task: Task, cells: Sequence[str], known: NDArray[np.bool_]) -> Targe
         raise InputError(
             f"task {task.name}: column {task.column!r} never holds {task.value!r}; it holds {listed(cells)}"
         )
+    if not (values == 0).any():
+        raise InputError(_one_class(task, f"only {task.value!r}"))
     return Target(task, "binary", (f"not {task.value}", f"{task.column} = {task.value}"), values)
+
+
+def _one_class(task: Task, held: str) -> str:
+    return f"task {task.name}: column {task.column!r} holds {held}, and a task needs two classes"
 
 
 def listed(cells: Sequence[str]) -> str:
@@ -101,6 +107,10 @@ def _threshold(task: Task, cells: Sequence[str], known: NDArray[np.bool_]) -> Ta
     compare = {">=": np.greater_equal, "<=": np.less_equal, ">": np.greater, "<": np.less}[task.rule]
     values = np.where(known, compare(numbers, limit), -1).astype(np.int64)
     named = f"{task.column} {task.rule} {task.value}"
+    if len(sides := set(values.tolist()) - {-1}) < 2:
+        raise InputError(
+            _one_class(task, f"{'only' if 1 in sides else 'no'} values {task.rule} {task.value}")
+        )
     return Target(task, "binary", (f"not {named}", named), values)
 
 
@@ -121,7 +131,7 @@ def _levels(task: Task, cells: Sequence[str], known: NDArray[np.bool_]) -> Targe
             f"ask for a threshold ({task.column}>=NUMBER) or one value ({task.column}:VALUE)"
         )
     if len(levels) < 2:
-        raise InputError(f"task {task.name}: column {task.column!r} holds one value only")
+        raise InputError(_one_class(task, "one value only"))
     place = {level: number for number, level in enumerate(levels)}
     values = np.array([place[key] if there else -1 for key, there in zip(keys, known, strict=True)], np.int64)
     names = tuple(f"{level:g}" if numeric else str(level) for level in levels)

@@ -14,12 +14,41 @@ from ssl_retina import config_text, shipped
 from ssl_retina.config import Natural, Positive, Section
 from ssl_retina.errors import ConfigError, InputError
 
+TIMES = "minutes, H:MM:SS, D-H or D-HH:MM:SS"
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<numbers>\d+(?::\d+){0,2})")
+
+_OWN = {
+    "nodes": "nodes",
+    "ntasks": "processes_per_node",
+    "ntasks-per-node": "processes_per_node",
+    "cpus-per-task": "cpus_per_task",
+    "gpus": "gpus_per_node",
+    "gpus-per-node": "gpus_per_node",
+    "time": "time",
+    "mem": "memory",
+    "partition": "partition",
+    "account": "account",
+    "qos": "qos",
+    "constraint": "constraint",
+    "signal": "signal and signal_seconds",
+    "requeue": "requeue_limit",
+    "no-requeue": "requeue_limit",
+    **dict.fromkeys(("chdir", "output", "open-mode", "job-name", "array"), ""),
+}
+"""sbatch's options that the script sets, and the key that is meant; none where the script alone knows."""
 
 
 def _word(text: str) -> str:
     if not re.fullmatch(r"[\w.,:@/+=*&|!()\[\]-]+", text):
         raise ValueError(f"{text!r} cannot stand in a #SBATCH line: letters, digits and punctuation only")
+    return text
+
+
+def _interface(text: str) -> str:
+    if not re.fullmatch(r"(\^?=?)[\w.:@-]+(,[\w.:@-]+)*", text):
+        raise ValueError(
+            f"{text!r} is no list of network interfaces such as ib0, eth0,eth1, or ^docker0,lo (all others)"
+        )
     return text
 
 
@@ -40,7 +69,12 @@ def _quoted(value: object) -> object:
 
 def _option(text: str) -> str:
     if not re.fullmatch(r"--[a-z][\w-]*(=[^\s'\"\\]+)?", text):
-        raise ValueError(f"{text!r} is no sbatch option such as --reservation=retina")
+        raise ValueError(f"{text!r} is no sbatch option such as --reservation=retina: long names only")
+    name = text[2:].partition("=")[0]
+    meant = next((own for own in _OWN if own.startswith(name)), None)  # sbatch takes abbreviations
+    if meant is not None:
+        key = f": write the key {_OWN[meant]}" if _OWN[meant] else ""
+        raise ValueError(f"{text!r} would contradict --{meant}, which the script sets itself{key}")
     return text
 
 
@@ -51,6 +85,7 @@ def _line(text: str) -> str:
 
 
 Word = Annotated[str, BeforeValidator(_as_text), AfterValidator(_word)]
+Interface = Annotated[str, AfterValidator(_interface)]
 Time = Annotated[str, BeforeValidator(_quoted), AfterValidator(_time)]
 
 
@@ -58,7 +93,7 @@ def seconds(time: str) -> int:
     """Seconds of a SLURM time: `90`, `1:30:00`, `2-00`, `2-12:00:00`. Raises ValueError for other texts."""
     match = _TIME.fullmatch(time)
     if match is None:
-        raise ValueError(f"{time!r} is no SLURM time: minutes, H:MM:SS, D-H or D-HH:MM:SS")
+        raise ValueError(f"{time!r} is no SLURM time: {TIMES}")
     numbers = [int(number) for number in match["numbers"].split(":")]
     if match["days"] is not None:
         hours, minutes, rest = (*numbers, 0, 0)[:3]
@@ -66,6 +101,14 @@ def seconds(time: str) -> int:
         hours, minutes, rest = numbers
     else:
         hours, (minutes, rest) = 0, (*numbers, 0)[:2]
+    if (
+        rest > 59
+        or (minutes > 59 and len(numbers) + bool(match["days"]) > 2)
+        or (hours > 23 and match["days"])
+    ):
+        raise ValueError(
+            f"{time!r} is no SLURM time: at most 59 minutes or seconds beside hours, 23 hours beside days"
+        )
     return ((int(match["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + rest
 
 
@@ -74,6 +117,7 @@ class Profile(Section):
 
     nodes, time: defaults of `--nodes` and `--time`.
     processes_per_node: ranks of a node; not given: SLURM's number of GPUs on it.
+    interface: as NCCL's NCCL_SOCKET_IFNAME has it; gloo is told too where it names interfaces.
     signal, signal_seconds: what SLURM sends before the time limit, and how long before.
     requeue_limit: restarts of one job after which it is not requeued again.
     python: the interpreter on the nodes; not given: the one that `launch` runs in.
@@ -90,7 +134,7 @@ class Profile(Section):
     account: Word | None = None
     qos: Word | None = None
     constraint: Word | None = None
-    interface: Word | None = None
+    interface: Interface | None = None
     signal: Literal["USR1", "USR2"] = "USR1"
     signal_seconds: Annotated[int, Field(ge=10)] = 300
     requeue_limit: Natural = 200
@@ -109,7 +153,8 @@ class Profile(Section):
             )
         if self.signal_seconds >= seconds(self.time):
             raise ValueError(
-                f"signal_seconds ({self.signal_seconds}) must be shorter than time ({self.time})"
+                f"time: {self.time!r} is {seconds(self.time)} seconds, and must be longer than "
+                f"signal_seconds ({self.signal_seconds}): {TIMES}"
             )
         return self
 
@@ -133,8 +178,8 @@ def find(name: str) -> Path:
         return shipped.folder("launch") / "clusters" / f"{name}.yaml"
     hint = config_text.did_you_mean(path.stem, shipped_names())
     raise InputError(
-        f"--cluster {name}: no such file and no shipped profile{hint}; "
-        f"shipped: {', '.join(shipped_names())}. Your own is a copy of template.yaml (launch/README.md)"
+        f"--cluster {name}: no such file and no shipped profile{hint or '.'} "
+        f"Shipped: {', '.join(shipped_names())}. Your own is a copy of template.yaml (launch/README.md)"
     )
 
 

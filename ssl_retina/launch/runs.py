@@ -23,8 +23,12 @@ from ssl_retina.train.tracking import METRICS
 
 DEPTH = 4
 TAIL_BYTES = 64 * 1024
+UNKNOWN_JOB = "Invalid job id"
+"""What squeue says, and ends with an error, where it is asked for one job alone that it does not know."""
 WAITING_SECONDS = 10.0
 """So long SLURM may take to answer."""
+FORGOTTEN = "FORGOTTEN"
+"""In place of a job's state: SLURM was asked and does not know the job, so it waits and runs no more."""
 COLUMNS = ("run", "state", "step", "loss", "images/s", "time left", "restarts", "method", "last line")
 
 
@@ -33,7 +37,8 @@ class Row:
     """One run. Numbers that its files do not give are None; seconds are whole.
 
     state: queued, running, requeued (waits to go on), finished, stopped (by a signal), failed,
-    interrupted (killed, or its machine is gone), new (never started).
+    interrupted (killed, or its machine is gone), new (never started), unknown (its job never began, and
+    SLURM knows it no more).
     """
 
     run: str
@@ -91,19 +96,25 @@ def _jobs(run: Path) -> list[str]:
 
 
 def _scheduler_states(jobs: Iterable[str]) -> dict[str, str]:
-    """What SLURM says of these jobs, such as PENDING; nothing where it is absent or slow."""
+    """What SLURM says of these jobs, such as PENDING, or FORGOTTEN; nothing where it is absent or slow."""
     wanted = sorted(jobs)
     if not wanted or shutil.which("squeue") is None:
         return {}
     lines = _asked("squeue", "--noheader", "--states=all", "--format=%i|%T", "--jobs=" + ",".join(wanted))
-    return dict(line.split("|", 1) for line in lines if line.count("|") == 1)
+    if lines is None or any(line.count("|") != 1 for line in lines):
+        return {}
+    return {**dict.fromkeys(wanted, FORGOTTEN), **dict(line.split("|", 1) for line in lines)}
 
 
-def _asked(*command: str) -> list[str]:
+def _asked(*command: str) -> list[str] | None:
+    """The lines of SLURM's answer, none for a job that it does not know; None where it gives no answer."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAITING_SECONDS)
-        return done.stdout.splitlines() if done.returncode == 0 else []
-    return []
+        if done.returncode == 0:
+            return done.stdout.splitlines()
+        if UNKNOWN_JOB in done.stderr:
+            return []
+    return None
 
 
 def _row(run: Path, folder: Path, jobs: Sequence[tuple[str, str]], *, now: float) -> Row:
@@ -143,18 +154,28 @@ def _state(
         return "finished"
     if locks.is_held(run):
         return "running"
-    known = {state for _, state in jobs} - {""}
+    known = {state for _, state in jobs} - {"", FORGOTTEN}
+    silent = any(state == "" for _, state in jobs)
     if known & {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"}:
         return "requeued" if found else "queued"
     going_on = known & {"RUNNING", "COMPLETING"}
-    if found and (going_on or not known) and _asks_for_requeue(run, found[-1]):
+    if found and (going_on or (silent and not known)) and _asks_for_requeue(run, found[-1]):
         return "requeued"
     if going_on:  # loading its libraries, or about to end
         return "running"
     if not found:
-        return "failed" if known else "queued" if jobs else "new"
+        return _never_began(jobs, silent=silent, ended=bool(known))
     ends = {None: "interrupted", "signal": "stopped", "done": "finished", "75": "stopped", "130": "stopped"}
     return ends.get(found[-1].end, "failed")
+
+
+def _never_began(jobs: Sequence[tuple[str, str]], *, silent: bool, ended: bool) -> str:
+    """The state of a run that no start of training is known of, and none of whose jobs waits or runs."""
+    if not jobs:
+        return "new"
+    if ended:
+        return "failed"
+    return "queued" if silent else "unknown"
 
 
 def _asks_for_requeue(run: Path, last: starts.Start) -> bool:

@@ -25,12 +25,14 @@ class Submission:
     """What one submission is about; all paths are absolute.
 
     folder: its own folder, `RUN/slurm/NUMBER`. chdir: where relative paths of the config start.
+    flags: options of `pretrain`.
     """
 
     folder: Path
     chdir: Path
     python: str
     overrides: Sequence[str]
+    flags: Sequence[str] = ()
 
     @property
     def run_dir(self) -> Path:
@@ -49,7 +51,7 @@ class Submission:
 
 def render(profile: Profile, submission: Submission) -> str:
     """The script. Raises InputError for a path that cannot stand in a #SBATCH line."""
-    arguments = [str(submission.folder / CONFIG), *submission.overrides]
+    arguments = [*submission.flags, str(submission.folder / CONFIG), *submission.overrides]
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(  # noqa: S701
         (shipped.folder("launch") / TEMPLATE).read_text(encoding="utf-8")
     )
@@ -60,10 +62,24 @@ def render(profile: Profile, submission: Submission) -> str:
         chdir=_in_comment(submission.chdir),
         log=_in_comment(submission.folder).replace("%", "%%") + "/job-%j.log",
         folder=shlex.quote(str(submission.folder)),
+        network=_network(profile),
         python=shlex.quote(profile.python or submission.python),
         arguments=shlex.join(arguments),
     )
     return text.rstrip() + "\n"
+
+
+def _network(profile: Profile) -> str:
+    """The variables that name the network between nodes.
+
+    gloo takes whole names only: `=` is left out, and of all but some (`^`) it is told nothing.
+    """
+    if profile.interface is None:
+        return ""
+    told = [f"NCCL_SOCKET_IFNAME={shlex.quote(profile.interface)}"]
+    if not profile.interface.startswith("^"):
+        told.append(f"GLOO_SOCKET_IFNAME={shlex.quote(profile.interface.removeprefix('='))}")
+    return " ".join(told)
 
 
 def _in_comment(path: Path) -> str:

@@ -18,7 +18,7 @@ from ssl_retina.models.teacher import Teacher
 
 
 class Config(Section):
-    """The paper's values for ViTs (section 5).
+    """The paper's values for ViTs (section 5); its views are another recipe, `mocov3_paper`.
 
     momentum: of the teacher at the start; a cosine takes it to 1 at the end.
     hidden, out: widths of projector (3 layers) and predictor (2 layers).

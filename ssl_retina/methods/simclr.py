@@ -1,7 +1,8 @@
 """SimCLR: two views of a photograph find each other among all views of the batch.
 
 Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual Representations,
-ICML 2020.
+ICML 2020. Two photographs of one patient, both eyes too, are each other's negatives, as two of anybody: the
+loss knows photographs only.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -17,7 +18,7 @@ from ssl_retina.models import heads
 
 
 class Config(Section):
-    """The paper's values.
+    """The paper's values, but for the views (`data/views.py`, recipe `contrast`).
 
     temperature: 0.1 was best with large batches (table 5; 0.5 with small ones and few epochs, figure B.7).
     projector_*: one hidden layer as wide as a ResNet-50's features, 128 values out (section 2.1);

@@ -4,7 +4,7 @@ In: what a user typed. Out: a module in eval mode that turns (batch, 3, H, W) in
 how its images have to be prepared.
 """
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +18,24 @@ from torch import nn
 from ssl_retina import files
 from ssl_retina.config_text import did_you_mean
 from ssl_retina.errors import CheckpointError, ConfigError, InputError
-from ssl_retina.models import encoder, weights
+from ssl_retina.models import description, encoder, weights
+from ssl_retina.models.description import Description
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 SUMS_NAME = "SHA256SUMS"
-CONFIG_LIMIT = 1 << 20
-ARGUMENTS = ("img_size", "patch_size", "depth", "global_pool", "fc_norm")
-"""What a folder's config.json may hand to timm; anything else could make timm open other files."""
-CONFIG_KEYS = frozenset(
-    ("architecture", "num_classes", "num_features", "global_pool", "model_args", "pretrained_cfg")
-)
-PREPARATION_KEYS = frozenset(
-    ("input_size", "fixed_input_size", "interpolation", "crop_pct", "mean", "std", "num_classes")
-    + ("first_conv", "classifier")
-)
-"""All that an export's config.json says; timm would follow other keys (`url`, `file`, `custom_load`)."""
+CARD_NAME = "README.md"
+CONFIG_LIMIT = description.LIMIT
+SUMS_LIMIT = 64 << 10
+PROMISED = tuple(sorted((CARD_NAME, CONFIG_NAME, WEIGHTS_NAME)))
+"""The files that an export's SHA256SUMS names."""
+SHOWN = 60
+_LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
+
+
+def chosen_by(where: str | None, exclude: str) -> str:
+    """The line of a model card that says which photographs of its shard sets pretraining chose from."""
+    return f"- Chosen by: {where or 'no condition'}; list of exclusions: {exclude}"
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,12 @@ def untrained(name: str, *, seed: int) -> Pretrained:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if Path(name).is_dir():
-            content = read_export_config(Path(name))
-            module = _build(content, Path(name))
+            if is_run(Path(name)):
+                raise CheckpointError(no_export(Path(name)))
+            described = _fitting(Path(name))
+            module = _build(described, Path(name))
             encoder.renew(module, seed=seed)
-            return _frozen(module, content["pretrained_cfg"])
+            return _frozen(module, dict(described.pretrained_cfg))
         _check_name(name)
         module = timm.create_model(name, pretrained=False, num_classes=0)
         return _frozen(module, resolve_model_data_config(module))
@@ -109,15 +113,15 @@ def _check_name(name: str) -> None:
 
 def _load_export(folder: Path) -> Pretrained:
     verify_sums(folder)
-    content = read_export_config(folder)
-    if content.get("num_classes"):
+    if description.read(folder / CONFIG_NAME).num_classes:
         raise InputError(
             f"{folder} holds a classifier that was fine-tuned with labels; give the encoder that it started "
             "from, whose features have seen no label"
         )
-    module = _build(content, folder)
+    described = _fitting(folder)
+    module = _build(described, folder)
     weights.load_into(module, weights.read_tensors(folder / WEIGHTS_NAME), str(folder / WEIGHTS_NAME))
-    return _frozen(module, content["pretrained_cfg"])
+    return _frozen(module, dict(described.pretrained_cfg))
 
 
 def check_fits(folder: Path) -> None:
@@ -125,37 +129,41 @@ def check_fits(folder: Path) -> None:
 
     Nothing of the weights themselves is read, and no memory is taken for the model.
     """
-    content = read_export_config(folder)
-    strange = sorted({*content} - CONFIG_KEYS) + sorted({*content["pretrained_cfg"]} - PREPARATION_KEYS)
-    if strange:
-        raise CheckpointError(f"{folder / CONFIG_NAME} says more than an export's: {', '.join(strange)}")
+    described = description.read(folder / CONFIG_NAME)
+    if described.num_classes or described.label_names is not None:
+        raise CheckpointError(
+            f"{folder} holds a classifier that was fine-tuned with labels: push and pull carry encoders only"
+        )
+    _fitting(folder)
+    metadata, _ = weights.read_header(folder / WEIGHTS_NAME)
+    own = sorted({*metadata} - {"format"})
+    if own:
+        raise CheckpointError(f"{folder / WEIGHTS_NAME} holds metadata of its own: {', '.join(own)}")
+
+
+def _fitting(folder: Path) -> Description:
+    """What config.json says, if it describes the very tensors that the weights' header names.
+
+    So no model is built that is larger than the file of its weights.
+    """
+    described = description.read(folder / CONFIG_NAME)
+    _, given = weights.read_header(folder / WEIGHTS_NAME)
     with torch.device("meta"):
-        wanted = _build(content, folder).state_dict()
-    metadata, given = weights.read_header(folder / WEIGHTS_NAME)
+        wanted = _build(described, folder).state_dict()
     problems = weights.differences(wanted, given)
-    if set(metadata) - {"format"}:
-        problems.append(f"metadata of its own: {', '.join(sorted(set(metadata) - {'format'}))}")
     if problems:
         listed = "\n".join(f"  {one}" for one in problems)
         raise CheckpointError(f"{folder / WEIGHTS_NAME} does not fit {CONFIG_NAME}:\n{listed}")
+    return described
 
 
 def verify_sums(folder: Path) -> None:
-    """Check every file that SHA256SUMS names; weights and config must be among them."""
-    path = folder / SUMS_NAME
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} holds no {SUMS_NAME}: it is no export of ssl-retina, or not all of it"
-        )
-    promised = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
-        promised[name] = digest
-    wrong = [name for name in (WEIGHTS_NAME, CONFIG_NAME) if name not in promised]
-    for name, digest in promised.items():
-        file = folder / name
-        if Path(name).name != name or not file.is_file() or files.sha256(file) != digest:
-            wrong.append(name)
+    """Check every file that SHA256SUMS names: exactly those of an export."""
+    wrong = [
+        name
+        for name, digest in read_folder_sums(folder).items()
+        if not (folder / name).is_file() or files.sha256(folder / name) != digest
+    ]
     if wrong:
         raise CheckpointError(
             f"{folder} is not what was exported; missing or changed by {SUMS_NAME}: {', '.join(wrong)}. "
@@ -163,31 +171,66 @@ def verify_sums(folder: Path) -> None:
         )
 
 
-def read_export_config(folder: Path) -> Mapping[str, Any]:
-    """The folder's config.json: `architecture`, `model_args`, `pretrained_cfg` are there."""
-    path = folder / CONFIG_NAME
-    if not path.is_file() or path.stat().st_size > CONFIG_LIMIT:
-        raise CheckpointError(f"{path} is missing or larger than {CONFIG_LIMIT} bytes: export again")
-    try:
-        content = json.loads(path.read_bytes())
-        for key in ("architecture", "model_args", "pretrained_cfg"):
-            content[key]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no config of an export ({type(error).__name__}: {error})") from None
-    unknown = [key for key in content["model_args"] if key not in ARGUMENTS]
-    if unknown:
-        raise CheckpointError(
-            f"{path} asks timm for {', '.join(unknown)}; only {', '.join(ARGUMENTS)} are read"
-        )
-    parsed: Mapping[str, Any] = content
-    return parsed
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, which is easily given in place of its export."""
+    return (folder / "checkpoints").is_dir() and not (folder / SUMS_NAME).exists()
 
 
-def _build(content: Mapping[str, Any], folder: Path) -> Any:
+def no_export(folder: Path) -> str:
+    """The sentence for a folder that is no export, with the next step."""
+    if is_run(folder):
+        out = f"out/{folder.resolve().name}"
+        return f"{folder} is a run, not an export: ssl-retina export {folder} --out {out}, then give {out}"
+    return f"{folder} holds no {SUMS_NAME}: it is no export of ssl-retina, or not all of it"
+
+
+def read_folder_sums(folder: Path) -> Mapping[str, str]:
+    """What a folder's own SHA256SUMS promises; raises CheckpointError where there is none."""
+    path = folder / SUMS_NAME
+    if not path.is_file() or path.stat().st_size > SUMS_LIMIT:
+        raise CheckpointError(no_export(folder))
+    return read_sums(path.read_bytes(), str(folder))
+
+
+def read_sums(content: bytes, where: str) -> Mapping[str, str]:
+    """Name -> hex SHA-256 of the text of a SHA256SUMS: exactly the three files of an export, each once.
+
+    Raises CheckpointError for everything else: another name (a path leads out of the folder), a name twice, a
+    line that is none.
+    """
+    promised: dict[str, str] = {}
+    for number, line in enumerate(content.decode("utf-8", errors="replace").splitlines(), start=1):
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise _refused(where, f"line {number} is not a SHA-256, two spaces and a name")
+        digest, name = found.groups()
+        if name not in PROMISED:
+            raise _refused(where, f"line {number} names {name[:SHOWN]!r}, which is no file of an export")
+        if name in promised:
+            raise _refused(where, f"line {number} names {name} a second time")
+        promised[name] = digest
+    missing = [name for name in PROMISED if name not in promised]
+    if missing:
+        raise _refused(where, f"it does not name {', '.join(missing)}")
+    return promised
+
+
+def _refused(where: str, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{SUMS_NAME} of {where} is refused: {why}. An export of ssl-retina names "
+        f"{', '.join(PROMISED)} there, and nothing else is read"
+    )
+
+
+def _build(described: Description, folder: Path) -> Any:
+    """The model; timm's own refusals of arguments that do not go together become ours."""
     try:
-        return encoder.create(content["architecture"], **content["model_args"])
+        return encoder.create(described.architecture, **described.model_args.model_dump(exclude_unset=True))
     except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG_NAME}: {error.problems[0]}") from None
+    except (AssertionError, ArithmeticError, ValueError, RuntimeError) as error:
+        reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
+        raise CheckpointError(f"{folder / CONFIG_NAME}: timm cannot build that ({reason})") from None
 
 
 def _frozen(module: Any, data: Mapping[str, Any]) -> Pretrained:

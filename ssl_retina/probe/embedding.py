@@ -5,9 +5,10 @@ order of the index, written in row groups while they come: memory does not grow 
 photograph that does not decode is an error that names it; none is left out silently.
 """
 
+import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sklearn.decomposition import PCA
 
 from ssl_retina import __version__, files, shards
 from ssl_retina.contract import Batch
-from ssl_retina.data.selection import select
+from ssl_retina.data.selection import AS_OPTIONS, select
 from ssl_retina.metrics import Integers
 from ssl_retina.models import weights
 from ssl_retina.probe import features
@@ -65,14 +66,20 @@ class Chosen:
 def choose(data: Path, *, where: str | None, exclude: Path | None, batch: int, workers: int | None) -> Chosen:
     """Select photographs as `data.where` and `data.exclude` of a config do. Raises what `select` raises."""
     index = shards.read_index(data)
-    rows = select([index], where=where, exclude=exclude).train.astype(np.int64)
+    rows = select([index], where=where, exclude=exclude, named=AS_OPTIONS).train.astype(np.int64)
     return Chosen(index, rows, batch, workers)
 
 
 def write(name: str, chosen: Chosen, out: Path, *, seed: int, advance: Advance) -> dict[str, Any]:
     """Write the file whole and give its metadata. Raises UserError for weights that cannot be used."""
     embedder = _embedder(name, chosen, seed=seed)
-    groups = _groups(name, chosen, embedder, advance)
+    with contextlib.closing(_groups(name, chosen, embedder, advance)) as groups:
+        return _written(groups, chosen, embedder, out)
+
+
+def _written(
+    groups: Iterator[dict[str, Any]], chosen: Chosen, embedder: Embedder, out: Path
+) -> dict[str, Any]:
     first = next(groups)
     about = {
         **embedder.about,
@@ -84,7 +91,10 @@ def write(name: str, chosen: Chosen, out: Path, *, seed: int, advance: Advance) 
         "privacy": PRIVACY,
     }
     schema = _schema(about)
-    with files.whole(out) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with (
+        files.whole_alone(out) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
         for group in itertools.chain([first], groups):
             writer.write_table(pa.table(group, schema=schema), row_group_size=ROW_GROUP)
     return about
@@ -102,22 +112,21 @@ def _schema(about: Mapping[str, Any]) -> pa.Schema:
     return pa.schema(fields, metadata={METADATA_KEY: json.dumps(about, sort_keys=True).encode()})
 
 
-def _groups(name: str, chosen: Chosen, embedder: Embedder, advance: Advance) -> Iterator[dict[str, Any]]:
+def _groups(name: str, chosen: Chosen, embedder: Embedder, advance: Advance) -> Generator[dict[str, Any]]:
     """Columns of up to ROW_GROUP rows and a batch, in the order of the index."""
-    reader = Reader(chosen.index)
     held: list[Floats] = []
     done = 0
-    for batch in chosen.photographs(advance).batches(name, embedder.size):
-        values = embedder.embed(batch)
-        features.check_finite(name, values)
-        held.append(values)
-        if sum(map(len, held)) >= ROW_GROUP:
+    with contextlib.closing(Reader(chosen.index)) as reader:
+        for batch in chosen.photographs(advance).batches(name, embedder.size):
+            values = embedder.embed(batch)
+            features.check_finite(name, values)
+            held.append(values)
+            if sum(map(len, held)) >= ROW_GROUP:
+                yield _columns(reader, chosen.rows[done:], np.concatenate(held))
+                done += sum(map(len, held))
+                held = []
+        if held:
             yield _columns(reader, chosen.rows[done:], np.concatenate(held))
-            done += sum(map(len, held))
-            held = []
-    if held:
-        yield _columns(reader, chosen.rows[done:], np.concatenate(held))
-    reader.close()
 
 
 def _columns(reader: Reader, rows: Integers, values: Floats) -> dict[str, Any]:

@@ -179,8 +179,11 @@ def _like(names: Sequence[str]) -> str | None:
 
 
 def seen_in_pretraining(name: str, index: Index) -> bool | None:
-    """Whether an export's card names the index of these shards among what it was trained on."""
-    card = Path(name) / "README.md"
-    if not card.is_file():
+    """Whether an export saw these shards, by its card; None where it chose a part of them, or has no card."""
+    path = Path(name) / "README.md"
+    if not path.is_file():
         return None
-    return index.digest in card.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if index.digest not in text:
+        return False
+    return True if pretrained.chosen_by(None, "none") in text.splitlines() else None

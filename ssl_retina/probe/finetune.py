@@ -92,12 +92,14 @@ def widened(values: Floats) -> Floats:
     """The values (halves,) spread about their mean, so that a stretch by few of them is a t interval.
 
     The probe refits twenty halves; here a half costs minutes to hours and there are six or so, whose
-    standard deviation is itself uncertain: Student's quantile stands in for the normal one.
+    standard deviation is itself uncertain: Student's quantile stands in for the normal one. A half in which
+    the metric is undefined (NaN: a class that its test part lacks) says nothing and counts for nothing.
     """
-    if len(values) < 2:
-        return values
-    factor = stats.t.ppf(0.975, len(values) - 1) / stats.norm.ppf(0.975)
-    spread: Floats = values.mean() + (values - values.mean()) * factor
+    defined = values[~np.isnan(values)]
+    if len(defined) < 2:
+        return defined
+    factor = stats.t.ppf(0.975, len(defined) - 1) / stats.norm.ppf(0.975)
+    spread: Floats = defined.mean() + (defined - defined.mean()) * factor
     return spread
 
 

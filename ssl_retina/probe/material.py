@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_retina import labels, pseudonyms, shards
-from ssl_retina.data.selection import select
+from ssl_retina.data.selection import AS_OPTIONS, select
 from ssl_retina.errors import InputError
 from ssl_retina.metrics import Integers
 from ssl_retina.probe import splits
@@ -24,6 +24,7 @@ FEWEST_GROUPS = 5
 """Of every class in training: folds, C and intervals mean nothing below."""
 
 
+COARSER = "Ask for a coarser task, such as a threshold (COLUMN>=NUMBER), or label more"
 _CONFLICTS: tuple[str, ...] = ("aliases in training and test", "aliases with contradicting labels")
 
 
@@ -81,7 +82,7 @@ def gather(settings: Settings) -> Material:
     role = None
     if settings.split is not None:
         role = splits.roles(joined, table, records=records, column=settings.split)
-    kept = select([index], exclude=settings.exclude).train
+    kept = select([index], exclude=settings.exclude, named=AS_OPTIONS).train
     return Material(
         index=index,
         table=table,
@@ -177,5 +178,5 @@ def _check_classes(question: Question, target: labels.Target, train: Integers, *
     listed = ", ".join(f"{counts[one]} with {target.classes[one]!r}" for one in few[:5])
     raise InputError(
         f"task {target.task.name}: too few {where}: {listed}; at least {FEWEST_GROUPS} of each class are "
-        "needed. Ask for a coarser task, such as a threshold (COLUMN>=NUMBER), or label more"
+        f"needed. {'Label more' if question.kind == 'binary' else COARSER}"
     )

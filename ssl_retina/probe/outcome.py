@@ -84,7 +84,8 @@ def _notes(prepared: Prepared) -> Iterator[str]:
     recipe, options = prepared.bench.recipe, prepared.options
     fits = len({prepared.shelf.name(fit) for fit in prepared.fits()})
     halves = len(prepared.plan.parts) - 1
-    yield f"{fits} fine-tunings; {halves} of random halves of the patients give the intervals their stretch"
+    count = "1 fine-tuning" if fits == 1 else f"{fits} fine-tunings"
+    yield f"{count}; {halves} of random halves of the patients give the intervals their stretch"
     if options.seeds > 1:
         yield f"values are means over {options.seeds} seeds of order, crops and drop path, in the same folds"
     if features.RANDOM in prepared.names and recipe.layer_decay < 1:

@@ -106,6 +106,20 @@ def prepare(
         return loaded, about
 
     shelf = Shelf(folder / FITS, bench, start, ordinal=case.question.kind == "ordinal")
+    prepared = Prepared(
+        tuple(names), gathered, files.sha256(settings.labels), case, bench, options, plan, shelf
+    )
+    _check_choice(prepared)
     for name in names:
         shelf.start(name, options.seed)
-    return Prepared(tuple(names), gathered, files.sha256(settings.labels), case, bench, options, plan, shelf)
+    return prepared
+
+
+def _check_choice(prepared: Prepared) -> None:
+    """Refuse a choice of the epoch by patients that some training part does not have."""
+    if any(tuning.too_few_to_choose(fit.labelled, prepared.bench.recipe) for fit in prepared.fits()):
+        raise InputError(
+            f"task {prepared.case.target.task.name}: too few patients of a class to choose the epoch inside "
+            "every training part (the halves that give the intervals included). Give --epoch-choice last, "
+            "or label more patients"
+        )

@@ -14,6 +14,8 @@ from ssl_retina import config_text
 from ssl_retina.config import Optim, Positive, Section, Share
 from ssl_retina.errors import ConfigError
 
+SHIPPED = "one is configs/probe/finetune.yaml"
+
 
 class Recipe(Section):
     """Fine-tuning by AdamW, end to end.
@@ -76,11 +78,13 @@ def load(path: Path | None, given: Mapping[str, Any]) -> Recipe:
 
     `warmup_epochs` is a fifth of the epochs where neither says it. Raises ConfigError with every problem.
     """
-    source = config_text.from_values({}) if path is None else config_text.read(path, ())
-    values = {**source.values, **{name: value for name, value in given.items() if value is not None}}
+    source = config_text.Source("the recipe", {}) if path is None else config_text.read(path, (), SHIPPED)
+    typed = {name: value for name, value in given.items() if value is not None}
+    values = {**source.values, **typed}
+    options: dict[config_text.Key, str] = {(name,): f"--{name.replace('_', '-')}" for name in typed}
     if isinstance(values.get("epochs"), int):
         values.setdefault("warmup_epochs", values["epochs"] / 5)
-    complete = config_text.Source(source.name, values, source.places, source.problems)
+    complete = config_text.Source(source.name, values, {**source.places, **options}, source.problems)
     recipe, problems = config_text.check(Recipe, complete)
     problems = [*source.problems, *problems]
     if recipe is None or problems:

@@ -18,7 +18,7 @@ from ssl_retina.errors import InputError, StateError
 from ssl_retina.shards import split_names
 
 FOLDS = 5
-LISTED_KEYS = 20
+LISTED_KEYS = 3
 TRAIN, TEST, NO_SPLIT, SPLIT_CONFLICT = 0, 1, -1, -2
 _ROLES = {
     **dict.fromkeys(("train", "training", "val", "valid", "validation", "dev", "development"), TRAIN),
@@ -27,6 +27,14 @@ _ROLES = {
 """What a split column may say; validation photographs join the training part, where C is chosen."""
 
 Integers = NDArray[np.int64]
+
+
+class StraddlingError(StateError):
+    """Patients lie in training and in test. keys: all that `--exclude` needs to take them out of training."""
+
+    def __init__(self, message: str, keys: Sequence[str]) -> None:
+        super().__init__(message)
+        self.keys = tuple(keys)
 
 
 @dataclass(frozen=True)
@@ -65,18 +73,19 @@ def _role(rows: Sequence[int], cells: Sequence[int], record: Mapping[str, Any]) 
 def declared(role: Integers, groups: Integers, keys: Sequence[str]) -> Fold:
     """The one fold of a declared split.
 
-    role: TRAIN or TEST of each photograph. Raises StateError with the number of groups that straddle, and
+    role: TRAIN or TEST of each photograph. Raises StraddlingError with the number of groups that straddle and
     the keys of their training photographs (pseudonyms), which `--exclude` takes.
     """
     both = np.intersect1d(groups[role == TRAIN], groups[role == TEST])
     if len(both):
         straddling = [keys[int(place)] for place in np.flatnonzero(np.isin(groups, both) & (role == TRAIN))]
+        lie = "1 patient lies" if len(both) == 1 else f"{len(both)} patients lie"
         more = f" and {len(straddling) - LISTED_KEYS} more" if len(straddling) > LISTED_KEYS else ""
-        raise StateError(
-            f"{len(both)} patients lie in training and in test. Leave out --split for folds by patient, or "
-            "leave out their training photographs with --exclude FILE, one key a line: "
-            + " ".join(straddling[:LISTED_KEYS])
-            + more
+        raise StraddlingError(
+            f"{lie} in training and in test. Leave out --split for folds by patient, or leave out their "
+            f"training photographs with --exclude FILE, one key a line: "
+            f"{' '.join(straddling[:LISTED_KEYS])}{more}",
+            straddling,
         )
     return Fold(np.flatnonzero(role == TRAIN), np.flatnonzero(role == TEST))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_retina.labels import Joined
 from ssl_retina.metrics import Estimate, Integers
 from ssl_retina.probe.evaluate import METRICS, Judged
 from ssl_retina.probe.features import Representation
@@ -24,7 +25,13 @@ def data(gathered: Material) -> dict[str, Any]:
         "rows_found_by": dict(joined.how),
         "rows_unknown": joined.unknown,
         "rows_ambiguous": joined.ambiguous,
+        "rows_of_duplicates": _repeated(joined),
     }
+
+
+def _repeated(joined: Joined) -> int:
+    """Rows beyond the first of each photograph."""
+    return sum(len(rows) - 1 for rows in joined.rows)
 
 
 def weights(one: Representation) -> dict[str, Any]:
@@ -121,6 +128,8 @@ def notes(gathered: Material, cases: Sequence[Case], described: Sequence[Mapping
         f"of {photographs} photographs of the shards have no row in the labels file": photographs
         - len(joined.numbers),
         "rows of the labels file speak of no photograph of these shards": joined.unknown,
+        f"of {len(gathered.table.rows)} rows of the labels file are second rows of a photograph (merged "
+        "duplicates)": _repeated(joined),
         "rows were left out: their bare file name fits several photographs or rows": joined.ambiguous,
     }
     yield from (f"{count} {sentence}" for sentence, count in counted.items() if count)
@@ -131,5 +140,7 @@ def notes(gathered: Material, cases: Sequence[Case], described: Sequence[Mapping
     for one in described:
         if one["test_images_seen_in_pretraining"]:
             yield f"{one['name']}: the test images were seen (without labels) in pretraining"
+        elif one["test_images_seen_in_pretraining"] is None and one["about"].startswith("export"):
+            yield f"{one['name']}: its card does not tell whether the test images were seen in pretraining"
         if one["constant"]:
             yield f"{one['name']}: the features are the same for every photograph, they tell nothing"

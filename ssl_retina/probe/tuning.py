@@ -32,7 +32,7 @@ from ssl_retina.shards import Index
 from ssl_retina.train import optim
 from ssl_retina.train.schedule import share_of_peak
 
-INNER_FOLDS = 5
+INNER_FOLDS, FEWEST_INNER_FOLDS = 5, 2
 Advance = Callable[[int], None]
 """Told how many photographs were trained on since the last call."""
 
@@ -120,6 +120,13 @@ def _inner(labelled: Labelled, recipe: Recipe, *, seed: int) -> tuple[Labelled, 
     folds = min(INNER_FOLDS, fold_count(labelled.classes, labelled.groups))
     fold = cross_fitting(labelled.classes, labelled.groups, seed=seed, folds=folds)[0]
     return labelled.part(fold.train), labelled.part(fold.test)
+
+
+def too_few_to_choose(labelled: Labelled, recipe: Recipe) -> bool:
+    """Whether the recipe wants an inner fold that so few patients of a class cannot give."""
+    return (
+        recipe.epoch_choice == "inner" and fold_count(labelled.classes, labelled.groups) < FEWEST_INNER_FOLDS
+    )
 
 
 def learned(labelled: Labelled, recipe: Recipe, *, seed: int) -> int:

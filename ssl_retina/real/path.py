@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_retina import __version__, files, pseudonyms, shipped
+from ssl_retina import __version__, files, pseudonyms, shards, shipped
 from ssl_retina.demo import story
 from ssl_retina.demo.steps import Listener, environment, near, verb
 from ssl_retina.models.pretrained import WEIGHTS_NAME
@@ -54,7 +54,7 @@ def walk(data: Path, out: Path, listener: Listener) -> Answer:
     """
     with _begun(data, out, listener) as (stages, ready):
         exports = [_trained(stages, ready, f"seed-{seed}", (f"seed={seed}",)) for seed in SEEDS]
-        stage = Stage("table", "the one look at the test patients", _digests(exports))
+        stage = Stage("table", "the one look at the test patients", _depends(ready, exports))
         answer = stages.work(stage, lambda: _final(ready, exports, listener), told=report.of_table)
         result = {
             "version": __version__,
@@ -76,7 +76,7 @@ def develop(data: Path, out: Path, listener: Listener, *, name: str, recipe: Seq
     """
     with _begun(data, out, listener) as (stages, ready):
         export = _trained(stages, ready, f"dev-{name}", recipe)
-        stage = Stage(f"dev-{name}-table", "inside the training patients", _digests([export]))
+        stage = Stage(f"dev-{name}-table", "inside the training patients", _depends(ready, [export]))
         return stages.work(stage, lambda: _dev(ready, [export], listener), told=report.of_table)
 
 
@@ -123,6 +123,7 @@ def _shard(stages: Stages, source: Source) -> None:
             *("--size", str(SIZE), "--out", str(_shards(stages.out, source))),
         ),
         told=story.of_shard,
+        labels=files.sha256(source.labels),
     )
 
 
@@ -151,8 +152,13 @@ def _trained(stages: Stages, ready: Ready, name: str, recipe: Sequence[str]) -> 
     return export
 
 
-def _digests(exports: Sequence[Path]) -> dict[str, str]:
-    return {export.parent.name: files.sha256(export / WEIGHTS_NAME) for export in exports}
+def _depends(ready: Ready, exports: Sequence[Path]) -> dict[str, str]:
+    """All that a table's figures depend on: encoders, photographs, labels, and the program that judges."""
+    found = {export.parent.name: files.sha256(export / WEIGHTS_NAME) for export in exports}
+    for source, _ in ready.divided:
+        found[f"{source.name} shards"] = shards.read_index(_shards(ready.out, source)).digest
+        found[f"{source.name} labels"] = files.sha256(source.labels)
+    return {**found, "version": __version__}
 
 
 def _dev(ready: Ready, exports: Sequence[Path], listener: Listener) -> Answer:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ssl_retina import config
 from ssl_retina.contract import Pool
+from ssl_retina.models.pretrained import chosen_by
 
 POOLED: Mapping[Pool, str] = MappingProxyType(
     {"avg": "the mean of the patch tokens", "token": "the class token"}
@@ -110,7 +111,7 @@ def _data(facts: Facts) -> str:
         lines += _data_set(number, one)
     lines += [
         f"- Trained on {known['samples']} of them; held out by patient: {known['held_out_samples']}",
-        f"- Chosen by: {chosen['where'] or 'no condition'}; list of exclusions: {chosen['exclude']}",
+        chosen_by(chosen["where"], chosen["exclude"]),
         "",
         PSEUDONYMISED,
     ]

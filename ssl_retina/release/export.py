@@ -23,12 +23,11 @@ from ssl_retina.data.views import IMAGENET_MEAN, IMAGENET_STD
 from ssl_retina.errors import CheckpointError, StateError
 from ssl_retina.models import encoder, weights
 from ssl_retina.models.encoder import Encoder
-from ssl_retina.models.pretrained import CONFIG_NAME, SUMS_NAME, WEIGHTS_NAME
+from ssl_retina.models.pretrained import CARD_NAME, CONFIG_NAME, SUMS_NAME, WEIGHTS_NAME
 from ssl_retina.release import card, facts
 from ssl_retina.release.check import plain_timm_features
 from ssl_retina.train import checkpoint
 
-CARD_NAME = "README.md"
 NAMES = frozenset({WEIGHTS_NAME, CONFIG_NAME, CARD_NAME, SUMS_NAME})
 TOLERANCE = 1e-5
 

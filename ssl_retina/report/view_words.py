@@ -3,6 +3,8 @@
 In: a `ViewSpec`, or one row of a batch's `colours`. Out: lines of text.
 """
 
+from fractions import Fraction
+
 from torch import Tensor
 
 from ssl_retina.contract import ViewSpec
@@ -47,7 +49,9 @@ def _place(recipe: Recipe, spec: ViewSpec) -> str:
 def _crop(crop: Crop | None) -> str:
     if crop is None:
         return "the whole image"
-    return f"{_percent(crop.scale[0])} to {_percent(crop.scale[1])} of the area"
+    low, high = (Fraction(bound).limit_denominator(100) for bound in crop.ratio)
+    stretch = f", stretched (width to height {low} to {high})" if low != high else ""
+    return f"{_percent(crop.scale[0])} to {_percent(crop.scale[1])} of the area{stretch}"
 
 
 def _percent(share: float) -> str:

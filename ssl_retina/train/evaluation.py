@@ -49,8 +49,8 @@ class Evaluation:
             ):
                 batch = finish(raw, device=device)
                 output = method(batch, clock)
-                samples = len(batch.position)
-                total += torch.stack((output.loss.double() * samples, total.new_tensor(samples)))
+                if samples := len(batch.position):  # a rank without any has no mean loss
+                    total += torch.stack((output.loss.double() * samples, total.new_tensor(samples)))
                 if output.features is not None:
                     features.append(output.features.float().cpu())
         summed = dist.mean(total)

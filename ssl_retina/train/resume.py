@@ -55,18 +55,43 @@ def find(run: Run, data: Mapping[str, Any], *, extend: bool, change: bool) -> St
         return Start(None)
     facts = checkpoint.load_facts(found.newest)
     notes = [f"resuming from {found.newest.name}", *_set_aside(found), *_stale_hint(run.out, found.newest)]
-    saved = _plain(found.newest)
+    told, record = _compare_config(run, _plain(found.newest), facts["step"], extend=extend, change=change)
+    _compare_data(run, facts.get("data", {}), data)
+    return Start(found.newest, (*notes, *told), (*facts.get("changes", ()), *record))
+
+
+def look(run: Run, *, extend: bool, change: bool) -> None:
+    """Ask whether a run may go on with this config before a job waits for it. Changes and hashes nothing.
+
+    A checkpoint that cannot be read is passed over: what to do with it is decided where training starts.
+    Raises CheckpointError as `find` does for another config, StateError where nothing is left to do.
+    """
+    for folder in checkpoint.folders(run.out):
+        try:
+            step, saved = int(checkpoint.load_facts(folder)["step"]), _plain(folder)
+            saved["train"]["steps"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        _compare_config(run, saved, step, extend=extend, change=change)
+        if step >= run.train.steps:
+            raise StateError(f"{run.out} is complete at step {step}; more {STEPS} need --extend")
+        return
+
+
+def _compare_config(
+    run: Run, saved: Mapping[str, Any], step: int, *, extend: bool, change: bool
+) -> tuple[list[str], tuple[str, ...]]:
+    """Notes for the person and the record of what changes; raises CheckpointError for what may not."""
     differing = differences(saved, run.dump())
     changed = {field: differing[field] for field in sorted(set(differing) - {STEPS})}
     if changed and not (change and all(_is_one_of(field, CHANGEABLE) for field in changed)):
         raise CheckpointError(_other_config(run.out, changed))
-    record = tuple(f"step {facts['step']}: {line}" for line in _lines(changed))
-    notes += [f"changed from here on, as --change allows: {line}" for line in _lines(changed)]
-    _compare_data(run, facts.get("data", {}), data)
+    record = [f"step {step}: {line}" for line in _lines(changed)]
+    notes = [f"changed from here on, as --change allows: {line}" for line in _lines(changed)]
     if STEPS in differing:
-        notes.append(_extended(run, saved["train"]["steps"], step=facts["step"], extend=extend))
-        record += (f"step {facts['step']}: {STEPS}: {saved['train']['steps']} -> {run.train.steps}",)
-    return Start(found.newest, tuple(notes), (*facts.get("changes", ()), *record))
+        notes.append(_extended(run, saved["train"]["steps"], step=step, extend=extend))
+        record.append(f"step {step}: {STEPS}: {saved['train']['steps']} -> {run.train.steps}")
+    return notes, tuple(record)
 
 
 def _set_aside(found: checkpoint.Survey) -> list[str]:

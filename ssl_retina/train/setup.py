@@ -63,6 +63,7 @@ def opened(run: Run, *, extend: bool = False, change: bool = False) -> Iterator[
         stack.enter_context(_deterministic())
         method, views = build_method(run)
         source = open_source(run.data, views, seed=run.seed)
+        refuse_repeats(run, source)
         dist.first_decides(lambda: _claim(run.out, stack))
         verify_data(run, source)
         facts = _facts(run, source)
@@ -105,6 +106,17 @@ def micro_batch_of(run: Run, world: int) -> int:
             f"({world} x {run.train.accumulate}), so that every rank gets equally many samples"
         )
     return run.data.batch_size // parts
+
+
+def refuse_repeats(run: Run, source: Source) -> None:
+    """Raise InputError where a loss that contrasts a batch would meet each photograph as its own negative."""
+    size, samples = run.data.batch_size, source.samples
+    if run.method.couples_batch and size > samples:
+        raise InputError(
+            f"data.batch_size ({size}) must be at most the {samples} photographs to train on for "
+            f"{run.method_name}: its loss tells the samples of a batch apart, and some would be there twice; "
+            "lower it, or give more shards"
+        )
 
 
 def remarks(run: Run, source: Source, micro_batch: int) -> list[str]:

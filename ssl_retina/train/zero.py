@@ -69,7 +69,11 @@ class Partitions(Protocol):
 
 
 class Whole:
-    """Stages 1 and 2: every parameter is whole on every rank; masters and moments are shared out."""
+    """Stages 1 and 2: every parameter is whole on every rank; masters and moments are shared out.
+
+    The parameters are fp32 (bf16 is autocast alone), and after a step DeepSpeed copies every master into
+    its parameter: bit for bit the same, so that what is read every step needs no collective.
+    """
 
     def __init__(self, zero: Any) -> None:
         self._zero = zero
@@ -80,12 +84,13 @@ class Whole:
         return parameter.detach() if full is None else full
 
     def follow(self, teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-        """Teacher <- momentum * teacher + (1 - momentum) * master, parameter by parameter in fp32."""
-        masters = dict(student.named_parameters())
+        """From the student's own parameters, which are what the masters are."""
+        followed = dict(student.named_parameters())
         with torch.no_grad():
             for name, parameter in teacher.named_parameters():
-                assert parameter.dtype == torch.float32, (name, parameter.dtype)
-                parameter.lerp_(self(masters[name]), 1 - momentum)
+                given = followed[name]
+                assert parameter.dtype == given.dtype == torch.float32, (name, parameter.dtype, given.dtype)
+                parameter.lerp_(given, 1 - momentum)
 
     def gathered(self, tensor: Tensor) -> Tensor:
         """Full on every rank."""

@@ -21,6 +21,7 @@ FIELDS = {
     *("key", "name", "patient", "group", "eye", "modality", "device", "visit", "split", "width", "height"),
     *("source_width", "source_height", "field_of_view", "aliases", "pixels_sha256"),
     *("volume", "slice", "slices"),
+    *("near", "id_conflict", "quality", "cluster"),
 }
 
 
@@ -270,7 +271,7 @@ def test_f19_a_picture_that_lies_everywhere_is_a_placeholder(tmp_path: Path) -> 
     """300 patients with the same "no image" card do not become one group."""
     records = [_record(number, sha=0 if number < 300 else number) for number in range(302)]
     resolution = dedup.resolve(lambda: records)
-    assert resolution.repeated == frozenset(range(300))
+    assert resolution.groups.repeated == frozenset(range(300))
     assert not resolution.root
     lines = [line for _, line in pack._items(((0, record) for record in records), resolution)]
     assert [line["reason"] for line in lines] == ["repeated"] * 300 + [""] * 2
@@ -278,6 +279,7 @@ def test_f19_a_picture_that_lies_everywhere_is_a_placeholder(tmp_path: Path) -> 
 
 def _record(number: int, *, sha: int) -> dict[str, Any]:
     base = factory.facts(number, patients=1000) | {"pixels_sha256": f"{sha:064x}", "visit_order": None}
+    base |= {"volume": None, "slice": None, "slices": None}
     return base | {"remarks": [], "notes": [], "suffix": "jpg", "offset": 0, "bytes": 1, "crc": 0}
 
 

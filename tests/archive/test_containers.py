@@ -21,6 +21,7 @@ from ssl_retina.archive.containers import tars, zips
 from ssl_retina.archive.found import Found
 from ssl_retina.archive.rejection import Rejected
 from ssl_retina.archive.scan import scan
+from ssl_retina.errors import InputError
 
 KINDS = ("zip", "tar", "tar.gz", "tgz")
 
@@ -320,3 +321,13 @@ def test_the_acceptance_zip_of_originals(tmp_path: Path, real_data: Path) -> Non
     totals = shard(tmp_path, tmp_path / "originals.zip", size=64)
     assert totals.written >= 1
     assert totals.scanned == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_inside_a_container(tmp_path: Path, kind: str) -> None:
+    members = photographs(2) | {"labels.csv": "file,patient\nin/ä0.png,p0\nin/ä1.png,p1\n".encode()}
+    source = write(tmp_path / f"archive.{kind}", members)
+    totals = shard(tmp_path, source, table=source / "labels.csv")
+    assert (totals.written, totals.patients, dict(totals.reasons)) == (2, 2, {"not_an_image": 1})
+    with pytest.raises(InputError, match="holds no table other.csv"):
+        shard(tmp_path, source, table=source / "other.csv")

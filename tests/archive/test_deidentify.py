@@ -10,10 +10,11 @@ from ssl_retina import pseudonyms
 from ssl_retina.archive import dedup
 from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.deidentify import Identity, identify
+from ssl_retina.archive.picture import WHOLE
 
 
 def _identify(stated: Attributes | None, facts: dict[str, str], path: str = "a/1.dcm") -> Identity:
-    return identify(path, stated, facts, key=factory.KEY, site="")
+    return identify(path, stated, place=WHOLE, facts=facts, key=factory.KEY, site="")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,7 @@ def test_visits_keep_their_order_and_lose_their_date() -> None:
 
 def _record(number: int, device: str | None, **other: object) -> dict[str, Any]:
     base = factory.facts(number, patients=1000) | {"pixels_sha256": f"{number:064x}", "visit_order": None}
+    base |= {"volume": None, "slice": None, "slices": None}
     return base | {"remarks": [], "notes": [], "device": device} | other
 
 

@@ -1,6 +1,8 @@
 """DICOM objects with every fault -> pixels or a reason (faults.md F21-F34, F39)."""
 
 import io
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from ssl_retina.archive import readers
-from ssl_retina.archive.readers import dicom
+from ssl_retina.archive.readers import dicom, dicom_pixels, isolated
 from ssl_retina.archive.rejection import Rejected
 from ssl_retina.archive.selection import Selection
 
@@ -142,9 +144,51 @@ def test_f31_no_pixels() -> None:
     assert reason(dataset(PixelData=None)) == "missing_attr"
 
 
-@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.102"])
-def test_f31_no_decoder_names_the_transfer_syntax(syntax: str) -> None:
+@pytest.mark.parametrize("number", [57, 70, 80, 102])
+def test_f31_no_decoder_names_the_transfer_syntax(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dicom_pixels, "PLUGINS", ("pydicom", "pillow"))  # as without the extra
+    syntax = f"1.2.840.10008.1.2.4.{number}"
     assert reason(encapsulated(b"\xff\xd8\xff\xd9", syntax)) == f"no_decoder:{syntax}"
+
+
+def _recoded(made: FileDataset, folder: Path, syntax: str) -> bytes:
+    """The object in another transfer syntax, written by gdcm."""
+    gdcm = pytest.importorskip("gdcm", reason="python-gdcm is not installed (extra dicom)")
+    path = str(folder / "recoded.dcm")
+    Path(path).write_bytes(file(made))
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(path)
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(path)
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return Path(path).read_bytes()
+
+
+def test_a_decoder_that_ends_its_process_is_a_rejection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gdcm calls abort() on damaged streams: the file is lost, not the worker."""
+    helper = isolated.Isolated()
+    with pytest.raises(Rejected, match="malformed: the decoder was lost"):
+        helper.call(os.abort)
+    assert helper.call(os.getpid) != os.getpid()
+    monkeypatch.setattr(isolated, "SECONDS", 0.2)
+    with pytest.raises(Rejected, match="malformed: the decoder was lost"):
+        helper.call(time.sleep, 60)
+
+
+@pytest.mark.parametrize("syntax", ["JPEGLosslessProcess14", "JPEGLosslessProcess14_1", "JPEGLSLossless"])
+def test_lossless_jpeg_by_the_extra(tmp_path: Path, syntax: str) -> None:
+    content = _recoded(dataset(), tmp_path, syntax)
+    assert np.array_equal(dicom.read(content).pixels, colours())
+    values = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) * 4095 // (HEIGHT * WIDTH - 1)
+    deep = dicom.read(_recoded(grey(values, 12), tmp_path, syntax))
+    assert np.abs(deep.pixels[..., 0].astype(int) - values / 4095 * 255).max() <= 1
+    for cut in (0.6, 0.95):
+        assert reason(content[: int(len(content) * cut)]) in ("truncated", "malformed")
 
 
 def test_f32_monochrome1_is_inverted() -> None:

@@ -39,7 +39,7 @@ def test_the_manifest_names_sources_settings_key_versions_and_every_file(made: P
     content = json.loads((out / shards.MANIFEST_NAME).read_bytes())
     assert content["key_fingerprint"] == pseudonyms.fingerprint(factory.KEY)
     assert content["ids"] == pseudonyms.NORMALISATION  # F102: the rule by which ids are one
-    assert {"ssl-retina", "numpy", "pillow", "pydicom", "python", "libjpeg"} == set(content["made_with"])
+    assert {"ssl-retina", "numpy", "pillow", "pydicom", "python", "libjpeg"} <= set(content["made_with"])
     assert content["made_from"]["size"] == 512
     assert content["sources"]["lines"] == 7
     assert set(content["files"]) == set(contents(out)) - {shards.INDEX_NAME, shards.MANIFEST_NAME}

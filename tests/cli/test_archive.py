@@ -99,3 +99,32 @@ def test_letters_and_photographs_without_a_rim_are_told(tmp_path: Path, shard: S
     assert "1 photographs without a found field of view: nothing of them was made black" in notes
     code, _, notes = shard(source, "--out", tmp_path / "kept", "--processes", 1, "--keep-other")
     assert (code, "not_retinal" in notes) == (0, False)
+
+
+def test_recipes_are_listed_without_a_source(shard: Shard) -> None:
+    code, text, _ = shard("--recipe", "list")
+    assert code == 0
+    assert all(word in text for word in ("idrid", "CC-BY-4.0", "eyepacs", "verified"))
+
+
+def test_a_recipe_says_what_it_left_out_and_how_labels_are_read(tmp_path: Path, shard: Shard) -> None:
+    source = tmp_path / "aptos"
+    for number in range(3):
+        path = source / "train_images" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(factory.encoded(factory.pixels(number), "png"))
+    (source / "train.csv").write_text("id_code,diagnosis\n0,0\n1,2\n2,4\n")
+    arguments = (source, "--recipe", "aptos2019", "--out", tmp_path / "out", "--processes", 1)
+    code, _, notes = shard(*arguments)
+    assert code == 0, notes
+    assert notes.count("not verified") == 1
+    assert "rejected 1: skipped_by_recipe" in notes
+    last = notes.splitlines()[-1]
+    assert last.startswith("labels: ssl-retina probe WEIGHTS --data")
+    assert "--file id_code --patient none --task 'referable=diagnosis>=2'" in last
+    code, _, notes = shard(*arguments, "--map", "patient=Patient")
+    assert code == 2
+    assert "the recipe aptos2019 maps its own tables" in notes
+    code, _, notes = shard(source, "--recipe", "aptos", "--out", tmp_path / "out")
+    assert code == 2
+    assert "did you mean 'aptos2019'" in notes

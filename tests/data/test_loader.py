@@ -188,7 +188,7 @@ def test_where_exclude_and_held_out_reach_the_stream(folder: Path, tmp_path: Pat
 def test_held_out_batches_do_not_depend_on_the_ranks(
     folder: Path, world: int, batch: int, limit: int
 ) -> None:
-    """As many full global batches as there are; one that starts over where the samples do not fill it."""
+    """As many full global batches as there are."""
     source = _source(folder, held_out=0.3)
     (alone,) = [list(_source(folder, held_out=0.3, seed=9).held_out(rank=0, world=1, batch=8, limit=limit))]
     ranks = [list(source.held_out(rank=rank, world=world, batch=batch, limit=limit)) for rank in range(world)]
@@ -200,15 +200,23 @@ def test_held_out_batches_do_not_depend_on_the_ranks(
     assert torch.equal(joined.global_views, wanted.global_views)
 
 
-def test_few_held_out_samples_fill_a_batch_in_other_views(folder: Path) -> None:
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 32])
+@pytest.mark.parametrize("limit", [100, 3])
+def test_few_held_out_samples_are_each_there_once(folder: Path, world: int, limit: int) -> None:
+    """A copy would be its own negative. The same samples and views for any number of ranks."""
     source = _source(folder, held_out=0.1)
     few = source.held_out_samples
-    assert 0 < few < 16
-    (batch,) = source.held_out(rank=0, world=1, batch=32, limit=100)
-    assert len(batch.keys) == 32
-    assert len(set(batch.keys)) == few
-    first, again = batch.keys.index(batch.keys[0]), batch.keys.index(batch.keys[0], 1)
-    assert not torch.equal(batch.global_views[:, first], batch.global_views[:, again])
+    assert 3 < few < 16
+    (alone,) = source.held_out(rank=0, world=1, batch=96, limit=limit)
+    assert len(alone.keys) == len(set(alone.keys)) == few
+    ranks = [
+        list(source.held_out(rank=rank, world=world, batch=96 // world, limit=limit)) for rank in range(world)
+    ]
+    parts = [part for (part,) in ranks]
+    assert {len(part.keys) for part in parts} <= {few // world, few // world + 1}
+    joined = _joined(parts)
+    assert joined.keys == alone.keys
+    assert torch.equal(joined.global_views, alone.global_views)
 
 
 def test_no_held_out_patients(folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from ssl_retina import config, pseudonyms, shard_index, shards
 from ssl_retina.contract import ViewSpec
 from ssl_retina.data.loader import open_source
-from ssl_retina.data.selection import select
+from ssl_retina.data.selection import AS_OPTIONS, select
 from ssl_retina.errors import ConfigError, InputError
 from ssl_retina.shards import Index
 
@@ -111,8 +111,16 @@ def test_unknown_exclusions_are_refused_without_naming_them(tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"1 of 2 entries .*line 2") as caught:
         select([index], exclude=path)
     assert "Smith" not in str(caught.value)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"data.exclude: .*absent.txt cannot be read: No such file"):
         select([index], exclude=tmp_path / "absent.txt")
+    with pytest.raises(InputError, match=r"^--exclude: .*absent.txt cannot be read: No such file"):
+        select([index], exclude=tmp_path / "absent.txt", named=AS_OPTIONS)
+
+
+def test_a_split_that_was_never_declared_is_said(tmp_path: Path) -> None:
+    index = _aliased(tmp_path / "set", ["", "", ""])
+    with pytest.raises(ConfigError, match="1 problem in --where\n  split: no split was declared when"):
+        select([index], where="split == test", named=AS_OPTIONS)
 
 
 def test_held_out_patients_are_never_trained_on(tmp_path: Path) -> None:

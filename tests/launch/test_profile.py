@@ -24,7 +24,25 @@ def test_slurms_times(text: str, seconds: int) -> None:
     assert profile.seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "1h", "1:2:3:4", "1-", "-1", "1:", "1\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1:99:99",
+        "1:60:00",
+        "1:00:60",
+        "90:60",
+        "1-24",
+        "1-00:60",
+        "2-1:1:60",
+        "",
+        "1h",
+        "1:2:3:4",
+        "1-",
+        "-1",
+        "1:",
+        "1\n",
+    ],
+)
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no SLURM time"):
         profile.seconds(text)
@@ -51,14 +69,20 @@ def test_the_command_lines_nodes_and_time_replace_the_profiles() -> None:
     assert (found.nodes, found.time) == (4, "90")
     with pytest.raises(ConfigError, match=r"time: .*'1h' is no SLURM time.*\[--time\]"):
         profile.load("a100_8gpu", time="1h")
+    with pytest.raises(
+        ConfigError, match=r"  time: '1' is 60 seconds, .*longer than signal_seconds.*\[--time\]"
+    ):
+        profile.load("cpu_2core", time="1")
 
 
 def test_an_unknown_profile_is_answered_with_the_known() -> None:
     with pytest.raises(InputError) as caught:
         profile.load("a100_8gpus")
     said = str(caught.value)
-    assert "did you mean 'a100_8gpu'?" in said
-    assert "shipped: a100_8gpu, cpu_2core, h100_8gpu, template" in said
+    assert (
+        "no shipped profile; did you mean 'a100_8gpu'? Shipped: a100_8gpu, cpu_2core, h100_8gpu, template"
+        in said
+    )
     assert caught.value.exit_code == 2
 
 
@@ -93,7 +117,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
         ("cpus_per_task: 1\ngpus_per_node: 2\nprocesses_per_node: 3", "each process needs a GPU of its own"),
         (
             "cpus_per_task: 1\nprocesses_per_node: 1\ntime: '5'\nsignal_seconds: 300",
-            "must be shorter than time",
+            r"  time: '5' is 300 seconds, and must be longer than signal_seconds \(300\).*\[mine.yaml:3\]",
         ),
     ],
 )
@@ -102,10 +126,48 @@ def test_values_that_contradict_each_other(tmp_path: Path, text: str, message: s
         profile.load(written(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--time=1:00", "would contradict --time, which the script sets itself: write the key time"),
+        ("--nodes=7", "write the key nodes"),
+        ("--ntasks-per-node=2", "write the key processes_per_node"),
+        ("--no-requeue", "would contradict --no-requeue, .* write the key requeue_limit"),
+        ("--tim=1", "would contradict --time"),
+        ("--output=x", "would contradict --output, which the script sets itself$"),
+        ("--array=1-3", "would contradict --array"),
+        ("-N7", "long names only"),
+        ("-t", "long names only"),
+    ],
+)
+def test_an_option_that_the_script_sets_itself_is_refused(option: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        profile._option(option)
+
+
+@pytest.mark.parametrize("option", ["--exclusive", "--mail-type=FAIL", "--gres=tmp:10", "--time-min=1:00:00"])
+def test_any_other_option_goes_to_sbatch(option: str) -> None:
+    assert profile._option(option) == option
+
+
 @pytest.mark.parametrize("word", ["a b", "a\n#SBATCH --wrap=x", "a'b", 'a"b', "a$b", "a`b`", "a;b"])
 def test_no_word_ends_its_sbatch_line(word: str) -> None:
     with pytest.raises(ValueError, match="cannot stand in a #SBATCH line"):
         Profile(cpus_per_task=1, processes_per_node=1, partition=word)
+
+
+@pytest.mark.parametrize("name", ["ib0", "eth0,eth1", "=eth0", "^docker0,lo", "^=lo", "eth0.100", "eth0:1"])
+def test_interfaces_as_nccl_names_them(tmp_path: Path, name: str) -> None:
+    found = profile.load(written(tmp_path, f"cpus_per_task: 1\nprocesses_per_node: 1\ninterface: '{name}'"))
+    assert found.interface == name
+
+
+@pytest.mark.parametrize(
+    "name", ["ib0&reboot", "a|b", "$(id)", "!x", "(a)", "*", "a b", "^", "a,,b", "ib0\n"]
+)
+def test_what_names_no_interface_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is no list of network interfaces such as ib0"):
+        Profile(cpus_per_task=1, processes_per_node=1, interface=name)
 
 
 def test_numbers_may_stand_where_words_are_meant(tmp_path: Path) -> None:

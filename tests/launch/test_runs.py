@@ -149,6 +149,35 @@ def test_a_slurm_that_refuses_or_babbles_costs_nothing(tmp_path: Path) -> None:
         assert only(run).state == "failed"
 
 
+FORGOTTEN = (
+    "exit 0",
+    "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1",
+)
+"""What squeue answers of several jobs, and of one alone, that it does not know any more."""
+
+
+@pytest.mark.parametrize("answer", FORGOTTEN)
+def test_a_job_that_slurm_forgot_waits_no_more(tmp_path: Path, answer: str) -> None:
+    """It ended before training began, or as it was to be requeued: neither queued nor requeued for ever."""
+    squeue(tmp_path)
+    (tmp_path / "bin" / "squeue").write_text(f"#!/bin/sh\n{answer}\n")
+    submitted(tmp_path / "runs" / "a", "7")
+    submitted(make(tmp_path / "runs" / "b", end="signal"), "7", ended="75")
+    assert [row.state for row in runs.survey(tmp_path / "runs")] == ["unknown", "stopped"]
+
+
+@pytest.mark.parametrize("answer", ["echo 'Unable to contact slurm controller' >&2; exit 1", "exec sleep 5"])
+def test_a_slurm_that_does_not_answer_has_forgotten_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(runs, "WAITING_SECONDS", 0.5)
+    squeue(tmp_path)
+    (tmp_path / "bin" / "squeue").write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{answer}\n")
+    submitted(tmp_path / "runs" / "a", "7")
+    submitted(make(tmp_path / "runs" / "b", end="signal"), "7", ended="75")
+    assert [row.state for row in runs.survey(tmp_path / "runs")] == ["queued", "requeued"]
+
+
 @pytest.mark.parametrize(
     "name", ["config.json", "metrics.jsonl", "starts.jsonl", "slurm/1/job.json", ".lock"]
 )
@@ -200,7 +229,7 @@ def test_the_verb(tmp_path: Path) -> None:
     assert [row["job"] for row in json.loads(said)["runs"]] == [None, "12"]
     (tmp_path / "empty").mkdir()
     empty = CliRunner().invoke(app, ["runs", str(tmp_path / "empty")], catch_exceptions=False)
-    assert "no run under" in empty.stderr
+    assert "a run's folder holds metrics.jsonl, starts.jsonl or slurm/" in empty.stderr
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,29 @@ def test_setup_lines_and_the_interface_come_before_srun(tmp_path: Path) -> None:
     assert shlex.quote("/venv/bin/python") not in text
 
 
+@pytest.mark.parametrize(
+    ("interface", "nccl", "gloo"),
+    [
+        ("^docker0,lo", "^docker0,lo", ""),
+        ("=eth0", "=eth0", "eth0"),
+        ("eth0,eth1", "eth0,eth1", "eth0,eth1"),
+        ("ib0 & touch hacked; (exit 9)", "ib0 & touch hacked; (exit 9)", "ib0 & touch hacked; (exit 9)"),
+    ],
+)
+def test_the_interface_is_one_word_for_the_shell(
+    tmp_path: Path, interface: str, nccl: str, gloo: str
+) -> None:
+    """Whatever it is: a profile that was never checked, too. gloo knows no ^ and no =."""
+    lines = rendered(tmp_path, interface=interface).splitlines()
+    (export,) = [line for line in lines if line.startswith("export NCCL")]
+    told = f'{export}; printf "%s|%s" "$NCCL_SOCKET_IFNAME" "$GLOO_SOCKET_IFNAME"'
+    done = subprocess.run(
+        ["bash", "-c", told], cwd=tmp_path, env={}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{nccl}|{gloo}"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_profile_is_rendered_without_what_it_does_not_ask_for(tmp_path: Path) -> None:
     bare = Profile(cpus_per_task=1, processes_per_node=1)
     text = script.render(bare, submission(tmp_path))

@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,11 @@ from click.testing import Result
 from factory import make_shards
 from typer.testing import CliRunner
 
-from ssl_retina import locks
+from ssl_retina import config, locks, methods
 from ssl_retina.cli import app
-from ssl_retina.errors import ConfigError, InputError, ShardError
+from ssl_retina.errors import CheckpointError, ConfigError, InputError, ShardError, StateError
 from ssl_retina.launch import submit
-from ssl_retina.train import resume, starts, tracking
+from ssl_retina.train import checkpoint, resume, starts, tracking
 from ssl_retina.train.setup import VERIFIED
 
 CONFIG = Path(__file__).parents[2] / "configs" / "pretrain" / "debug_mae.yaml"
@@ -98,6 +99,58 @@ def test_sbatchs_refusal_is_told_in_its_own_words(here: Path) -> None:
     assert not (here / "runs/a").exists()
 
 
+def test_an_sbatch_without_a_cluster_sends_to_a_login_node(here: Path) -> None:
+    sbatch(here, "echo 'sbatch: fatal: Could not establish a configuration source' >&2; exit 1")
+    with pytest.raises(InputError, match="no SLURM controller was reached: run this on a login node"):
+        ask()
+    assert not (here / "runs/a").exists()
+
+
+def test_a_config_without_anything_blames_no_override_that_nobody_typed(here: Path) -> None:
+    (here / "empty.yaml").write_text("# nothing\n")
+    verb = ["launch", "empty.yaml", "--cluster", "cpu_2core", "--dry-run"]
+    with pytest.raises(ConfigError) as caught:
+        CliRunner().invoke(app, verb, catch_exceptions=False)
+    assert "data.batch_size: required, not given   [empty.yaml]" in str(caught.value)
+    assert "SHARDS" not in str(caught.value)
+
+
+def test_plans_made_at_once_get_a_number_each(here: Path) -> None:
+    """Each is told where its own script and log are."""
+    sbatch(here, "echo $$")
+    words = ["data.shards=shards", "out=runs/a"]
+    plans = [submit.plan(CONFIG, words, submit.cluster("cpu_2core", nodes=1, time=None)) for _ in range(6)]
+    with ThreadPoolExecutor(len(plans)) as pool:
+        done = list(pool.map(submit.submit, plans))
+    folders = [one.plan.submission.folder for one in done]
+    assert sorted(folder.name for folder in folders) == ["1", "2", "3", "4", "5", "6"]
+    for folder, one in zip(folders, done, strict=True):
+        assert json.loads((folder / submit.JOB).read_text())["job"] == one.job
+        assert (folder / "job.sh").read_text() == one.plan.text
+        assert f"--output={folder}/job-%j.log" in one.plan.text
+
+
+def test_a_job_that_was_taken_is_told_whatever_happens_then(here: Path) -> None:
+    """The disk refuses the note of the job's number: here a folder stands in its place."""
+    sbatch(here, f'/bin/mkdir "{here}/runs/a/slurm/1/job.json"; echo 4711')
+    with pytest.raises(StateError, match=r"SLURM has taken the job: 4711\. Do not submit it again"):
+        ask()
+    assert (here / "runs/a/slurm/1/job.sh").exists(), "the job will read it"
+
+
+def test_a_script_that_cannot_be_written_is_no_job(here: Path) -> None:
+    sbatch(here, f"touch {here}/asked; echo 1")
+    (here / "gone.yaml").write_bytes(CONFIG.read_bytes())
+    words = ["data.shards=shards", "out=runs/a"]
+    cluster = submit.cluster("cpu_2core", nodes=1, time=None)
+    planned = submit.plan(here / "gone.yaml", words, cluster)
+    (here / "gone.yaml").unlink()
+    with pytest.raises(InputError, match=r"gone\.yaml: No such file or directory; nothing was submitted"):
+        submit.submit(planned)
+    assert not (here / "runs/a").exists()
+    assert not (here / "asked").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
@@ -125,12 +178,86 @@ def test_damaged_shards_are_refused_and_invisible_ones_are_said(here: Path) -> N
         ask("--dry-run")
 
 
-def test_a_folder_of_other_things_is_refused(here: Path) -> None:
+def test_data_that_cannot_be_seen_is_a_note_to_look_at_and_an_error_to_submit(here: Path) -> None:
     sbatch(here, "echo 1")
-    (here / "runs/a").mkdir(parents=True)
-    (here / "runs/a/thesis.tex").touch()
-    with pytest.raises(InputError, match="holds other things than a run"):
-        ask()
+    with pytest.raises(InputError, match=f"nothere cannot be seen from here: nothing .* begin in {here}"):
+        ask("data.shards=nothere")
+    assert not (here / "runs").exists()
+    assert "nothere is not visible" in typed("data.shards=nothere", "--dry-run").stderr
+
+
+@pytest.mark.parametrize("words", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("out", "problem"),
+    [
+        ("thesis", r"thesis holds other things than a run \(1 entry\)"),
+        ("thesis/main.tex", "main.tex is a file, not a folder"),
+        ("thesis/main.tex/a", "main.tex is a file, not a folder"),
+        ("/proc/version/a", "/proc/version is a file, not a folder"),
+    ],
+)
+def test_a_folder_that_cannot_be_a_runs_is_refused_looking_and_submitting(
+    here: Path, out: str, problem: str, words: list[str]
+) -> None:
+    sbatch(here, "echo 1")
+    (here / "thesis").mkdir()
+    (here / "thesis/main.tex").touch()
+    with pytest.raises(InputError, match=problem):
+        ask(f"out={out}", *words)
+    assert [path.name for path in (here / "thesis").iterdir()] == ["main.tex"]
+
+
+@pytest.fixture
+def trained(here: Path) -> Path:
+    """A run of 8 steps that stands at step 4: what `launch` reads of it, without the weights."""
+    run = config.load(
+        CONFIG,
+        ["data.shards=shards", "out=runs/a", "train.steps=8", "schedule.warmup_steps=1"],
+        methods.config_type,
+        methods.available(),
+    )
+    folder = here / "runs/a/checkpoints/step-00000004"
+    folder.mkdir(parents=True)
+    (folder / checkpoint.CONFIG).write_text(json.dumps(run.dump()))
+    (folder / checkpoint.FACTS).write_text(json.dumps({"step": 4}))
+    return folder
+
+
+SAME = ("train.steps=8", "schedule.warmup_steps=1")
+
+
+@pytest.mark.parametrize("words", [[], ["--dry-run"]])
+def test_a_run_of_other_settings_is_told_before_a_job_waits_for_it(
+    here: Path, trained: Path, words: list[str]
+) -> None:
+    sbatch(here, "echo 1")
+    ask(*SAME, "checkpoint.keep=9", *words)  # harmless
+    with pytest.raises(CheckpointError, match="seed: 0 -> 5") as caught:
+        ask(*SAME, "seed=5", *words)
+    assert caught.value.exit_code == 4
+    with pytest.raises(CheckpointError, match="--change continues with the new optim.weight_decay"):
+        ask(*SAME, "optim.weight_decay=0.5", *words)
+    with pytest.raises(CheckpointError, match="train.steps: 8 -> 9. With --extend"):
+        ask(*SAME, "train.steps=9", *words)
+
+
+def test_change_and_extend_reach_the_job(here: Path, trained: Path) -> None:
+    text = ask(*SAME, "train.steps=9", "optim.weight_decay=0.5", "--dry-run", "--change", "--extend")
+    config_file = here / "runs/a/slurm/1/config.yaml"
+    assert f"--module ssl_retina pretrain --extend --change {config_file} data.shards=shards" in text
+    assert "--extend" not in ask(*SAME, "--dry-run")
+
+
+def test_a_complete_run_is_told_and_one_that_cannot_be_read_is_left_to_the_job(
+    here: Path, trained: Path
+) -> None:
+    done = trained.rename(trained.with_name("step-00000008"))
+    (done / checkpoint.FACTS).write_text(json.dumps({"step": 8}))
+    with pytest.raises(StateError, match="runs/a is complete at step 8; more train.steps need --extend"):
+        ask(*SAME, "--dry-run")
+    ask(*SAME, "train.steps=9", "--extend", "--dry-run")
+    (done / checkpoint.FACTS).write_text("[")
+    ask(*SAME, "--dry-run")
 
 
 def test_a_run_that_is_being_written_is_said(here: Path) -> None:

@@ -19,6 +19,19 @@ SMALL: dict[str, dict[str, Any]] = {
     "mocov3": {"name": "mocov3", "hidden": 24, "out": 8},
 }
 BOTH = pytest.mark.parametrize("name", SMALL)
+PAPERS: dict[str, dict[str, Any]] = {
+    # Chen et al. 2020, section 2.1 and table 5
+    "simclr": {"temperature": 0.1, "projector_hidden": 2048, "projector_out": 128, "projector_layers": 2},
+    # Chen, Xie, He 2021, section 5, and the authors' main_moco.py
+    "mocov3": {
+        "temperature": 0.2,
+        "momentum": 0.99,
+        "hidden": 4096,
+        "out": 256,
+        "freeze_patch_embedding": True,
+        "pool": "token",
+    },
+}
 
 
 def _method(name: str, *, drop_path: float = 0.0, checkpointing: bool = False, **changes: Any) -> Any:
@@ -223,13 +236,17 @@ def test_views_are_those_of_the_config(name: str) -> None:
         ("mocov3", 768 * 4096 + 4096**2 + 4096 * 256 + 4 * 4096 + 2 * 256 * 4096 + 2 * 4096),
     ],
 )
-def test_shipped_recipes_are_the_papers(name: str, heads: int) -> None:
+def test_shipped_recipes_have_the_papers_heads_and_schedule(name: str, heads: int) -> None:
     """Parameters counted without memory; MoCo v3's schedule: 40 of 300 epochs of warm-up, decay 0.1."""
     path = shipped.folder("configs") / "pretrain" / f"{name}_vit_base.yaml"
     run = config.load(path, ["data.shards=s", "out=o"], methods.config_type)
     assert run.schedule.warmup_steps == pytest.approx(run.train.steps * 40 / 300, rel=1e-3)
     assert (run.optim.learning_rate, run.optim.weight_decay, run.data.batch_size) == (1.5e-4, 0.1, 4096)
-    assert run.method.model_dump() == methods.load(name).Config().model_dump(), "the paper's values"
+    assert run.optim.betas == (0.9, 0.999)
+    for settings in (run.method, methods.load(name).Config()):
+        assert PAPERS[name].items() <= settings.model_dump().items()
+    assert run.method.recipe == {"simclr": "contrast", "mocov3": "mocov3"}[name], "what retinas bear"
+    assert run.method.model_dump() == methods.load(name).Config().model_dump()
     with torch.device("meta"):
         make = partial(encoder.build, run.model, checkpointing=False)
         method = methods.load(name).Method(run.method, make)

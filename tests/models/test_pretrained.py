@@ -1,7 +1,9 @@
 """Finished encoders by name: exports are checked against their sums, other names fail with a sentence."""
 
 import json
+import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ def made() -> encoder.Encoder:
 
 
 def _sum(folder: Path) -> None:
-    names = ("config.json", "model.safetensors")
+    names = ("README.md", "config.json", "model.safetensors")
     (folder / "SHA256SUMS").write_text("".join(f"{files.sha256(folder / name)}  {name}\n" for name in names))
 
 
@@ -45,6 +47,7 @@ def folder(tmp_path: Path, made: encoder.Encoder) -> Path:
         },
     }
     (target / "config.json").write_text(json.dumps(content))
+    (target / "README.md").write_text("A card.")
     _sum(target)
     return target
 
@@ -96,7 +99,7 @@ def _change(folder: Path, **values: Any) -> None:
 
 def test_f91_weights_of_another_depth_are_listed(folder: Path) -> None:
     _change(folder, model_args={**encoder.model_args(MODEL), "depth": 3})
-    with pytest.raises(CheckpointError, match=r"missing: blocks\.2\.norm1\.weight"):
+    with pytest.raises(CheckpointError, match=r"(?s)fit config\.json:.*missing: blocks\.2\.norm1\.weight"):
         pretrained.load_timm(str(folder))
 
 
@@ -104,6 +107,75 @@ def test_a_config_may_not_hand_timm_other_arguments(folder: Path) -> None:
     _change(folder, model_args={**encoder.model_args(MODEL), "checkpoint_path": "/etc/passwd"})
     with pytest.raises(CheckpointError, match="checkpoint_path"):
         pretrained.load_timm(str(folder))
+
+
+def _cfg(**values: Any) -> dict[str, Any]:
+    whole = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.2] * 3}
+    return {"pretrained_cfg": {**whole, "interpolation": "bicubic", "crop_pct": 1.0, **values}}
+
+
+def _args(**values: Any) -> dict[str, Any]:
+    return {"model_args": {**encoder.model_args(MODEL), **values}}
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (_args(depth=2000), "model_args.depth: should be less than or equal to 64, got 2000"),
+        (_args(depth=True), "model_args.depth: should be a valid integer"),
+        (_args(img_size=-5), "model_args.img_size: should be greater than or equal to 1, got -5"),
+        (_args(img_size=4096, patch_size=1), "an image of 4096 px in patches of 1 is too much"),
+        (_args(global_pool="map"), "model_args.global_pool: should be 'avg' or 'token'"),
+        (_args(patch_size=64), "does not fit config.json"),
+        ({"model_args": ["depth"]}, "model_args: "),
+        ({"pretrained_cfg": 5}, "pretrained_cfg: "),
+        ({"pretrained_cfg": {}}, "pretrained_cfg.input_size: required"),
+        (_cfg(input_size=[3, 32]), "pretrained_cfg.input_size"),
+        (_cfg(input_size=[3, 1 << 40, 1 << 40]), "pretrained_cfg.input_size.1: should be less than"),
+        (_cfg(mean=["a", "b", "c"]), "pretrained_cfg.mean.0: should be a valid number"),
+        (_cfg(mean=[float("nan")] * 3), "pretrained_cfg.mean.0: should be a finite number"),
+        (_cfg(std=[0, 1, 1]), "pretrained_cfg.std.0: should be greater than 0"),
+        (_cfg(file="/etc/passwd"), "pretrained_cfg.file: unknown key"),
+        ({"architecture": ["vit"]}, "architecture: should be a valid string"),
+        ({"architecture": "hf-hub:a/b"}, "architecture: "),
+        ({"num_classes": "x"}, "num_classes: should be a valid integer"),
+    ],
+)
+def test_law_11_a_hostile_config_is_refused_at_once_wherever_it_is_read(
+    folder: Path, values: dict[str, Any], says: str
+) -> None:
+    _change(folder, **values)
+    began = time.monotonic()
+    for ask in (
+        lambda: pretrained.check_fits(folder),
+        lambda: pretrained.load_timm(str(folder)),
+        lambda: pretrained.untrained(str(folder), seed=0),
+    ):
+        with pytest.raises(CheckpointError, match=re.escape(says)):
+            ask()
+    assert time.monotonic() - began < 10
+
+
+def test_law_11_no_model_is_built_that_is_larger_than_its_file(folder: Path) -> None:
+    """Also the opponent `random` of a folder: its weights' header is held against the config first."""
+    _change(folder, **_args(depth=64, img_size=2048))
+    with pytest.raises(CheckpointError, match=r"does not fit config\.json"):
+        pretrained.untrained(str(folder), seed=0)
+
+
+def test_one_reader_of_sums(folder: Path) -> None:
+    """What pull refuses, probe refuses: a name twice, a line that is none, a file too few."""
+    good = (folder / "SHA256SUMS").read_text()
+    lines = good.splitlines(keepends=True)
+    for text, says in (
+        (good + lines[0], "line 4 names README.md a second time"),
+        ("hello\n" + good, "line 1 is not a SHA-256"),
+        ("".join(lines[1:]), "it does not name README.md"),
+        (good.replace("  ", " ", 1), "line 1 is not a SHA-256"),
+    ):
+        (folder / "SHA256SUMS").write_text(text)
+        with pytest.raises(CheckpointError, match=says):
+            pretrained.load_timm(str(folder))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", "[" * 100_000, '{"architecture": 1}'])

@@ -1,6 +1,8 @@
 """`embed`: one row a photograph in the index's order, equal to the probe's features and to plain timm's."""
 
 import json
+import resource
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,53 @@ def test_one_photograph_that_does_not_decode_stops_it(
     assert (code, len(table)) == (0, 8)
 
 
+def test_shards_are_closed_when_it_stops_in_the_middle(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Reader] = []
+
+    class Noted(Reader):
+        def __init__(self, index: shards.Index) -> None:
+            super().__init__(index)
+            opened.append(self)
+
+    def broken(name: str, done: int) -> None:
+        if done > 16:
+            raise OSError("the terminal is gone")
+
+    monkeypatch.setattr(embedding, "Reader", Noted)
+    monkeypatch.setattr(embedding, "ROW_GROUP", 1)
+    chosen = embedding.choose(site / "shards", where=None, exclude=None, batch=8, workers=0)
+    with pytest.raises(OSError, match="the terminal is gone"):
+        embedding.write("mean-colour", chosen, tmp_path / "x.parquet", seed=0, advance=broken)
+    (reader,) = opened
+    assert reader._files == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from ssl_retina.probe import embedding
+def advance(name, done):
+    if done > 16:
+        os.kill(os.getpid(), 9)
+embedding.ROW_GROUP = 1
+chosen = embedding.choose(Path(sys.argv[1]), where=None, exclude=None, batch=8, workers=0)
+embedding.write("mean-colour", chosen, Path(sys.argv[2]), seed=0, advance=advance)
+"""
+
+
+def test_what_kill_9_left_is_gone_after_the_next_call(embed: Any, site: Path, tmp_path: Path) -> None:
+    script = [sys.executable, "-c", KILLED, str(site / "shards"), str(tmp_path / "x.parquet")]
+    assert subprocess.run(script, check=False).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1, "it was killed while it wrote"
+    assert not (tmp_path / "x.parquet").exists()
+    code, table = embed("mean-colour", "--workers", 0)
+    assert (code, len(table)) == (0, SAMPLES)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.parquet"]
+
+
 def test_features_that_are_not_finite_are_refused(
     embed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,3 +232,38 @@ def test_help_has_an_example_and_the_privacy_line(
     shown = capsys.readouterr().out
     assert "Example:" in shown
     assert "biometric" in shown
+    assert "json.loads(table.schema.metadata[b'ssl_retina'])" in "".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("out", "problem"),
+    [
+        ("/sys/x.parquet", "/sys/x.parquet cannot be written ("),
+        (f"{'long' * 70}.parquet", "File name too long"),
+        ("absent/x.parquet", "absent does not exist; make it first"),
+        ("folder", "folder is a folder"),
+        ("link", "link is a link"),
+    ],
+)
+def test_a_place_that_no_file_can_be_put_at_is_refused_before_the_work(
+    embed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, problem: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    assert embed("mean-colour", out=out, data=tmp_path / "no shards are looked for") == (2, None)
+    assert f"--out {tmp_path / out}" in (said := capsys.readouterr().err)
+    assert problem in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link"]
+
+
+def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(
+    embed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
+    try:
+        assert embed("mean-colour", "--workers", 0) == (2, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "x.parquet cannot be written (File too large): make room" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

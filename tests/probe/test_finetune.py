@@ -353,6 +353,28 @@ def test_inner_choice_keeps_the_epoch_with_the_least_loss(
     assert not all(torch.equal(final[name], tensor) for name, tensor in seen[2].items())
 
 
+def test_inner_choice_is_refused_where_patients_are_too_few(site: Path, tmp_path: Path) -> None:
+    """Five patients carry a class: enough to be judged, too few for an inner fold of every half."""
+    with (site / "labels.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    rare = sorted({row["patient"] for row in rows})[:5]
+    with (tmp_path / "rare.csv").open("w") as stream:
+        table = csv.DictWriter(stream, [*rows[0], "rare"])
+        table.writeheader()
+        table.writerows({**row, "rare": int(row["patient"] in rare)} for row in rows)
+
+    def prepare(choice: str) -> prepared.Prepared:
+        settings = Settings(site / "shards", tmp_path / "rare.csv", None, None, None, site / "key")
+        chosen = QUICK.model_copy(update={"epoch_choice": choice})
+        options, out = prepared.Options(), tmp_path / "out"
+        names = [str(site / "model")]
+        return prepared.prepare(names, "few=rare", settings, recipe=chosen, options=options, folder=out)
+
+    assert sum(map(prepare("last").photographs, prepare("last").fits())) > 0
+    with pytest.raises(InputError, match="task few: too few patients .* --epoch-choice last"):
+        prepare("inner")
+
+
 def test_the_start_is_never_changed(site: Path) -> None:
     start = pretrained.load_timm(str(site / "model"))
     before = {name: tensor.clone() for name, tensor in start.module.state_dict().items()}
@@ -403,6 +425,9 @@ def test_few_halves_stretch_as_students_t() -> None:
     assert spread.mean() == pytest.approx(values.mean())
     assert spread.std() / values.std() == pytest.approx(3.182 / 1.960, rel=1e-3)
     assert finetune.widened(np.array([0.5])).tolist() == [0.5]
+    holed = finetune.widened(np.insert(values, 2, np.nan))
+    assert holed.tolist() == spread.tolist()
+    assert finetune.widened(np.array([0.5, np.nan])).tolist() == [0.5]
 
 
 def test_a_loss_that_is_not_finite_is_exit_5(
@@ -478,6 +503,14 @@ def test_the_command_line_wins_and_warms_up_a_fifth(tmp_path: Path) -> None:
     found = recipe.load(path, {"epochs": 10, "drop_path": None})
     assert (found.epochs, found.warmup_epochs, found.drop_path) == (10, 2.0, 0.1)
     assert recipe.load(None, {}) == Recipe()
+    with pytest.raises(
+        InputError, match="nope.yaml does not exist; the shipped one is configs/probe/finetune.yaml"
+    ):
+        recipe.load(tmp_path / "nope.yaml", {})
+    with pytest.raises(
+        ConfigError, match=r"in the recipe\n  learning_rate: .*got -1.0   \[--learning-rate\]"
+    ):
+        recipe.load(None, {"learning_rate": -1.0})
     with pytest.raises(ConfigError, match=r"warmup_epochs \(10\) must be below epochs"):
         recipe.load(tmp_path / "r.yaml", {"epochs": 10, "warmup_epochs": 10.0})
 

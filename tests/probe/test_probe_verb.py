@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from ssl_retina import cli, config, files, pseudonyms, shard_index
-from ssl_retina.models import encoder
+from ssl_retina.models import encoder, pretrained
 from ssl_retina.probe import evaluate, features
-from ssl_retina.shards import Index, shard_name
+from ssl_retina.shards import Index, read_index, shard_name
 
 SAMPLES, PATIENTS = 96, 48
 Probe = Callable[..., tuple[int, Any, str]]
@@ -153,10 +153,12 @@ def test_f96_patients_in_both_parts_of_a_split_are_exit_4(
     path = labels_with(tmp_path / "l.csv", straddle, site)
     code, result, error = probe("mean-colour", "--split", "split", labels=path)
     assert (code, result) == (4, None)
-    assert "1 patients lie in training and in test" in error
+    assert "1 patient lies in training and in test" in error
     assert factory.key(0) in error
-    (tmp_path / "leave").write_text(factory.key(0) + "\n")
-    code, result, _ = probe("mean-colour", "--split", "split", "--exclude", tmp_path / "leave", labels=path)
+    listed = tmp_path / "out" / "straddling.txt"
+    assert f"{listed} lists all 1: --exclude {listed}" in error
+    assert listed.read_text() == factory.key(0) + "\n"
+    code, result, _ = probe("mean-colour", "--split", "split", "--exclude", listed, labels=path)
     assert (code, result["tasks"][0]["left_out"]) == (0, {"excluded": 1})
     assert not (tmp_path / "out" / ".lock").exists()
 
@@ -182,10 +184,16 @@ def test_f96_labels_of_unknown_photographs_are_counted(
     def strange(rows: list[dict[str, str]]) -> None:
         for row in rows[:7]:
             row["file"] = "of_another_archive_" + row["file"]
+        rows.append(dict(rows[9]))
 
     code, result, noise = probe("mean-colour", labels=labels_with(tmp_path / "l.csv", strange, site))
     assert (code, result["data"]["rows_unknown"], result["data"]["with_labels"]) == (0, 7, SAMPLES - 7)
     assert any("7 rows of the labels file speak of no photograph" in note for note in result["notes"])
+    assert result["data"]["rows_of_duplicates"] == 1
+    assert (
+        f"1 of {SAMPLES + 1} rows of the labels file are second rows of a photograph (merged duplicates)"
+        in (result["notes"])
+    )
     assert "another_archive" not in json.dumps(result) + noise
 
 
@@ -295,7 +303,6 @@ def test_f90_a_pickle_is_no_weights(probe: Probe, tmp_path: Path) -> None:
 @pytest.fixture
 def export(tmp_path: Path, site: Path) -> Path:
     """A tiny export whose card names the site's shards."""
-    from ssl_retina.shards import read_index
 
     folder = tmp_path / "export"
     folder.mkdir()
@@ -309,11 +316,30 @@ def export(tmp_path: Path, site: Path) -> Path:
         "pretrained_cfg": {**shape, "interpolation": "bicubic", "crop_pct": 1.0},
     }
     (folder / "config.json").write_text(json.dumps(content))
-    (folder / "README.md").write_text(f"index `{read_index(site / 'shards').digest}`")
+    card = (f"index `{read_index(site / 'shards').digest}`", pretrained.chosen_by(None, "none"), "")
+    (folder / "README.md").write_text("\n".join(card))
     names = ("config.json", "model.safetensors", "README.md")
     sums = "".join(f"{files.sha256(folder / name)}  {name}\n" for name in names)
     (folder / "SHA256SUMS").write_text(sums)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("where", "exclude", "listed", "seen"),
+    [
+        (None, "none", True, True),
+        ("split != test", "none", True, None),  # the test images may well have been held out
+        (None, "yes", True, None),
+        (None, "none", False, False),
+    ],
+)
+def test_what_a_card_tells_about_the_test_images(
+    tmp_path: Path, site: Path, where: str | None, exclude: str, listed: bool, seen: bool | None
+) -> None:
+    index = read_index(site / "shards")
+    line = pretrained.chosen_by(where, exclude)
+    (tmp_path / "README.md").write_text(f"index `{index.digest if listed else 'f' * 64}`\n{line}\n")
+    assert features.seen_in_pretraining(str(tmp_path), index) is seen
 
 
 def test_an_export_beside_random_of_its_architecture(probe: Probe, quick: None, export: Path) -> None:
@@ -326,6 +352,7 @@ def test_an_export_beside_random_of_its_architecture(probe: Probe, quick: None, 
     assert "32 px" in second["about"]
     assert first["test_images_seen_in_pretraining"] is True
     assert any("seen (without labels) in pretraining" in note for note in result["notes"])
+    assert [one["test_images_seen_in_pretraining"] for one in (second, third)] == [None, None]
     pairs = [(one["weights"], one["against"]) for one in result["tasks"][0]["differences"]]
     assert pairs == [(str(export), "random")] * 2 + [(str(export), "mean-colour")] * 2
     difference = result["tasks"][0]["differences"][0]["metrics"]["auroc"]["value"]
@@ -334,7 +361,6 @@ def test_an_export_beside_random_of_its_architecture(probe: Probe, quick: None, 
 
 
 def index(site: Path) -> Index:
-    from ssl_retina.shards import read_index
 
     return read_index(site / "shards")
 

@@ -12,7 +12,7 @@ from ssl_retina.errors import InputError, StateError
 from ssl_retina.probe import splits
 from ssl_retina.probe.patients import IMAGE_LEVEL, components, grouping
 from ssl_retina.probe.question import Question, halves
-from ssl_retina.probe.splits import Fold, cross_fitting, declared
+from ssl_retina.probe.splits import Fold, StraddlingError, cross_fitting, declared
 
 Archive = tuple[np.ndarray, np.ndarray]
 
@@ -79,6 +79,11 @@ def test_f96_patients_in_training_and_test_stop() -> None:
     with pytest.raises(StateError, match="2 patients lie in training and in test.*k1 k3") as caught:
         declared(role, groups, [f"k{number}" for number in range(6)])
     assert caught.value.exit_code == 4
+    many = np.arange(20) % 10
+    with pytest.raises(StateError, match=r"10 patients .*: k0 k1 k2 and 7 more$") as caught:
+        declared(np.arange(20) // 10, many, [f"k{number}" for number in range(20)])
+    assert isinstance(caught.value, StraddlingError)
+    assert caught.value.keys == tuple(f"k{number}" for number in range(10))
     fold = declared(role, np.arange(6), ["k"] * 6)
     assert (fold.train.tolist(), fold.test.tolist()) == ([0, 1, 3], [2, 4, 5])
 

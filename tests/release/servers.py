@@ -30,6 +30,7 @@ class Fault:
 
     cut: bytes of the body before the connection ends. stall: bytes before silence. corrupt: position of the
     byte that is wrong. announce: a false Content-Length. status: instead of the file. before: done first.
+    unframed: no Content-Length, the end of the connection is the end of the body.
     """
 
     cut: int | None = None
@@ -40,17 +41,22 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     before: Callable[[], object] = lambda: None
     chunked: bool = False
+    unframed: bool = False
 
 
 @dataclass
 class Server:
-    """Files under paths; `always` holds faults that never end, `script` those that are used up."""
+    """Files under paths; `always` holds faults that never end, `script` those that are used up.
+
+    most: bytes that one answer to a range holds, as some caches have it.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
     script: dict[str, list[Fault]] = field(default_factory=dict)
     always: dict[str, Fault] = field(default_factory=dict)
     ranges: bool = True
     tags: bool = True
+    most: int = 1 << 40
     asked: list[Asked] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
     address: str = ""
@@ -76,7 +82,7 @@ class Server:
     def _send(self, given: BaseHTTPRequestHandler, content: bytes, fault: Fault, note: Asked) -> None:
         tag = f'"{hash(content):x}"'
         headers = {"ETag": tag} if self.tags else {}
-        start, note.status = 0, 200
+        start, end, note.status = 0, len(content), 200
         found = re.fullmatch(r"bytes=(\d+)-", note.headers.get("range", ""))
         if found and self.ranges and note.headers.get("if-range", tag) == tag:
             start, note.status = int(found[1]), 206
@@ -84,15 +90,16 @@ class Server:
                 note.status = 416
                 _answer(given, 416, {"Content-Length": "0", "Content-Range": f"bytes */{len(content)}"})
                 return
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            end = min(len(content), start + self.most)
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
         body = content
         if fault.corrupt is not None:
             at = fault.corrupt
             body = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
-        body = body[start:]
+        body = body[start:end]
         if fault.chunked:
             headers["Transfer-Encoding"] = "chunked"
-        else:
+        elif not fault.unframed:
             announced = len(body) if fault.announce is None else fault.announce
             headers["Content-Length"] = str(announced)
         _answer(given, note.status, {**headers, **fault.headers})
@@ -113,7 +120,7 @@ class Server:
                 given.wfile.write(b"0\r\n\r\n")
         if fault.stall is not None:
             self.released.wait(20)
-        if ends is not None or fault.announce is not None:
+        if ends is not None or fault.announce is not None or fault.unframed:
             given.close_connection = True
 
 

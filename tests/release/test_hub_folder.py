@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import exported
@@ -19,9 +20,10 @@ from typer.testing import CliRunner, Result
 from ssl_retina import cli, files
 from ssl_retina.errors import CheckpointError, InputError, StateError, UserError
 from ssl_retina.models import pretrained
-from ssl_retina.release.hub import publishable, pull, push
+from ssl_retina.release.hub import publishable, pull, push, staging
 from ssl_retina.release.hub.sources import Folder
 from ssl_retina.release.hub.web import Patience
+from ssl_retina.train import checkpoint
 
 HERE = Path(__file__).parent
 
@@ -79,6 +81,8 @@ def test_the_same_content_is_said_and_left(pair: tuple[Path, Path], tmp_path: Pa
     again = verb("push", pair[0], tmp_path)
     assert again.exit_code == 0
     assert "the same export was there already" in again.stderr
+    pulled = verb("pull", pair[0], tmp_path / "a")
+    assert f"{tmp_path / 'a'}: the export of {pair[0]} was there already" in pulled.stderr
     assert (tmp_path / "a" / "model.safetensors").stat().st_ino == before
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
@@ -140,6 +144,48 @@ def test_two_pulls_into_one_target(pair: tuple[Path, Path], tmp_path: Path) -> N
     assert not (tmp_path / "x").exists()
 
 
+HOLDER = """
+import sys
+from pathlib import Path
+from ssl_retina.release.hub import staging
+with staging.opened(Path(sys.argv[1]), "pull") as stage:
+    stage.discard()
+    print("discarded", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_stage_stays_ours_until_its_lock_is_gone(tmp_path: Path) -> None:
+    """A finished pull that has not left yet lets nobody in, so it tidies nobody else's stage away."""
+    target = tmp_path / "x"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(target)], text=True, **pipes) as first:
+        assert first.stdin is not None
+        assert first.stdout is not None
+        assert first.stdout.readline() == "discarded\n"
+        with (
+            pytest.raises(StateError, match=f"is being written by process {first.pid}"),
+            staging.opened(target, "pull"),
+        ):
+            pass
+        first.stdin.write("\n")
+    assert first.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+    with staging.opened(target, "pull") as stage:
+        (stage.parts / "a").write_text("half")
+    assert (tmp_path / ".pull-x.partial" / "parts" / "a").exists()
+
+
+def test_l2_a_source_that_cannot_be_read_is_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Linux answers a read of one's own memory at 0 with an input/output error."""
+    broken = exported.make(tmp_path / "broken")
+    (broken / "README.md").unlink()
+    (broken / "README.md").symlink_to("/proc/self/mem")
+    with pytest.raises(InputError, match=r"broken/README\.md cannot be read: Input/output error"):
+        pull.pull(Folder(broken), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 def test_law_9_kill_9_at_every_call_to_the_disk(pair: tuple[Path, Path], tmp_path: Path) -> None:
     script = [sys.executable, str(HERE / "killed_pull.py"), str(pair[1]), str(pair[0]), str(tmp_path)]
     done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=300)
@@ -178,8 +224,13 @@ def test_a_source_that_is_none(tmp_path: Path) -> None:
         ("hf://name", "no repository of the hub"),
         ("hf://owner/name/more", "no repository of the hub"),
         ("hf://owner/name@", "no repository of the hub"),
+        ("http:/127.0.0.1/a", "did you mean http://127.0.0.1/a?"),
+        ("https:host/a", "did you mean https://host/a?"),
+        ("hf:/owner/name", "did you mean hf://owner/name?"),
+        ("127.0.0.1:8931/a", "did you mean http://127.0.0.1:8931/a?"),
+        ("host.example:80", "did you mean http://host.example:80?"),
     ):
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(InputError, match=re.escape(says)):
             pull.source(text, Patience())
     assert list(tmp_path.iterdir()) == []
 
@@ -200,8 +251,12 @@ def test_a_place_that_cannot_be_written(pair: tuple[Path, Path], tmp_path: Path)
         with pytest.raises(InputError, match="has no name of its own"):
             pull.pull(Folder(pair[0]), nameless)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        pull.pull(Folder(pair[0]), tmp_path / "file" / "x")
+    for verb_of_it in (pull.pull, lambda source, target: push.to_folder(source.path, target)):
+        with pytest.raises(InputError, match=r"cannot be written: .*/file is a file, not a folder") as caught:
+            verb_of_it(Folder(pair[0]), tmp_path / "file" / "x")
+        assert "continues" not in str(caught.value)
+    with pytest.raises(InputError, match=r"/sys/x cannot be written .*\. Choose another folder$"):
+        pull.pull(Folder(pair[0]), Path("/sys/x"))
 
 
 @pytest.mark.parametrize(
@@ -211,6 +266,9 @@ def test_a_place_that_cannot_be_written(pair: tuple[Path, Path], tmp_path: Path)
         ("https://host/a", "https:// cannot be pushed to"),
         ("s3://bucket/a", "s3:// cannot be pushed to"),
         ("hf://name", "no repository of the hub"),
+        ("hf:/me/name", r"did you mean hf://me/name\?"),
+        ("hf:me/name", r"did you mean hf://me/name\?"),
+        ("http:/host/a", "is no folder's name: give a folder or hf://OWNER/NAME"),
     ],
 )
 def test_places_that_cannot_be_written(pair: tuple[Path, Path], destination: str, says: str) -> None:
@@ -267,7 +325,7 @@ HOST = "node-17.example"
         (_metadata, CheckpointError, "metadata of its own: args"),
         (_optimiser, CheckpointError, "1 extra: exp_avg.norm.bias"),
         (_numbers, CheckpointError, "holds other numbers than weights: ids"),
-        (_argument, CheckpointError, "says more than an export's: args"),
+        (_argument, CheckpointError, "is no config of an export:\n  args: unknown key"),
         (_says("from /data/site/run7"), InputError, "README.md, line 2, names a path"),
         (_says('{"shards": "/mnt/x"}'), InputError, "README.md, line 2, names a path"),
         (_says("at C:\\Users\\x"), InputError, "README.md, line 2, names a path"),
@@ -311,10 +369,39 @@ def test_what_is_no_path_goes_out(tmp_path: Path, text: str) -> None:
 def test_f105_other_files_are_counted_and_not_named(tmp_path: Path, name: str) -> None:
     folder = exported.make(tmp_path / "a")
     (folder / name).write_text("x")
-    with pytest.raises(StateError, match="holds 1 entries that are no part of an export") as caught:
+    with pytest.raises(StateError, match="holds 1 entry that is no part of an export") as caught:
         push.to_folder(folder, tmp_path / "registry")
     assert name not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_run_in_place_of_its_export_is_told_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path("runs/a")
+    (run / checkpoint.FOLDER).mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    says = "runs/a is a run, not an export: ssl-retina export runs/a --out out/a, then give out/a"
+    with pytest.raises(StateError, match=says):
+        push.to_folder(run, tmp_path / "registry")
+    with pytest.raises(InputError, match=says):
+        pull.pull(Folder(run), tmp_path / "x")
+    for load in (pretrained.load_timm, partial(pretrained.untrained, seed=0)):  # as finetune and embed do
+        with pytest.raises(CheckpointError, match=says):
+            load(str(run))
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_classifier_is_called_one(tmp_path: Path) -> None:
+    folder = exported.make(tmp_path / "a")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, "num_classes": 2, "label_names": ["a", "b"]}))
+    exported.seal(folder)
+    with pytest.raises(
+        CheckpointError, match="holds a classifier that was fine-tuned .* carry encoders only"
+    ):
+        push.to_folder(folder, tmp_path / "registry")
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:

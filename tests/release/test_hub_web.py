@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,9 @@ import httpx2
 import pytest
 from servers import Fault, Server, listening, served
 
+from ssl_retina import files
 from ssl_retina.errors import CheckpointError, InputError, StateError, UserError
+from ssl_retina.models import pretrained
 from ssl_retina.release.hub import contents, pull, push, web
 from ssl_retina.release.hub.web import Patience
 
@@ -130,9 +133,74 @@ def test_f94_what_a_cut_left_is_continued_by_the_next_call(
     assert len(server.of("README.md")) == 1, "what was whole is not asked for again"
 
 
+def test_f94_a_server_that_answers_ranges_in_pieces(server: Server, folder: Path, tmp_path: Path) -> None:
+    """RFC 9110 14.2: a 206 may hold less than was asked for. The next request asks for the rest."""
+    server.most = 300_000
+    server.script[WEIGHTS] = [Fault(cut=100_000)]
+    fetch(server, tmp_path / "in" / "x")
+    assert_whole(tmp_path / "in" / "x", folder, server.address)
+    asked = server.of("model.safetensors")
+    assert sum(one.sent for one in asked) == size(folder), "no byte came twice"
+    assert {one.status for one in asked[1:]} == {206}
+    assert len(asked) == 1 + -(-(size(folder) - 100_000) // 300_000)
+
+
+def test_pieces_without_bytes_are_given_up(server: Server, tmp_path: Path) -> None:
+    server.script[WEIGHTS] = [Fault(cut=100_000)]
+    server.most = 0
+    refused(server, tmp_path / "x", InputError, r"did not give model.safetensors \(.*; 3 attempts in vain")
+    assert len(server.of("model.safetensors")) == 4
+
+
+def test_progress_after_a_part_that_was_given_up_counts(server: Server, folder: Path, tmp_path: Path) -> None:
+    """A part that is longer than the file is of another one; the new one grows from 0."""
+    server.script[WEIGHTS] = [Fault(), *[Fault(cut=200_000) for _ in range(4)]]
+    part = tmp_path / "part"
+    part.write_bytes(b"x" * (size(folder) + 1000))
+    wanted = contents.Wanted("model.safetensors", files.sha256(folder / "model.safetensors"))
+    web.at(server.address, QUICK).fetch(wanted, part, pull.Tell())
+    assert part.read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert [one.status for one in server.asked] == [416, 200, 206, 206, 206, 206]
+
+
+def test_a_server_that_gives_up_every_part_is_given_up(server: Server, tmp_path: Path) -> None:
+    server.script[WEIGHTS] = [Fault(cut=500_000), Fault(status=416)] * 5
+    refused(server, tmp_path / "x", InputError, r"cannot continue where the part ends; 3 attempts in vain")
+    assert len(server.of("model.safetensors")) == 6, "each of three parts brought bytes and was given up"
+
+
+def test_f94_an_answer_without_a_length_that_ends_early(server: Server, folder: Path, tmp_path: Path) -> None:
+    """Nothing tells a cut from the end but the digest, so the rest is asked for."""
+    server.script[WEIGHTS] = [Fault(cut=500_000, unframed=True), Fault(cut=300_000, unframed=True)]
+    fetch(server, tmp_path / "in" / "x")
+    assert_whole(tmp_path / "in" / "x", folder, server.address)
+    asked = server.of("model.safetensors")
+    assert [one.status for one in asked] == [200, 206, 206]
+    assert sum(one.sent for one in asked) == size(folder), "no byte came twice"
+
+
+def test_f95_an_answer_without_a_length_that_is_always_wrong_is_named(
+    server: Server, folder: Path, tmp_path: Path
+) -> None:
+    """The server says of the rest that there is none: it is the content that is wrong, not the line."""
+    server.always[WEIGHTS] = Fault(corrupt=1_000_000, unframed=True)
+    refused(server, tmp_path / "x", CheckpointError, "is not what SHA256SUMS promises, 2 times")
+    assert [one.status for one in server.of("model.safetensors")] == [200, 416] * 2
+
+
+def test_an_answer_without_a_length_from_a_server_without_ranges_is_bounded(
+    server: Server, tmp_path: Path
+) -> None:
+    server.ranges = False
+    server.always[WEIGHTS] = Fault(cut=500_000, unframed=True)
+    refused(server, tmp_path / "x", InputError, r"did not give model.safetensors \(.*; 3 attempts in vain")
+
+
 def test_a_byte_that_is_wrong_once_is_fetched_again(server: Server, folder: Path, tmp_path: Path) -> None:
     server.script[WEIGHTS] = [Fault(corrupt=1_000_000)]
-    fetch(server, tmp_path / "in" / "x")
+    notes: list[str] = []
+    fetch(server, tmp_path / "in" / "x", tell=pull.Tell(note=notes.append))
+    assert notes == ["model.safetensors came with other bytes than promised; it is fetched again"]
     assert_whole(tmp_path / "in" / "x", folder, server.address)
     asked = server.of("model.safetensors")
     assert [one.sent for one in asked] == [size(folder)] * 2
@@ -232,6 +300,37 @@ def test_nobody_listens(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_no_second_attempt_mends_is_told_at_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    def ask(address: str, says: str) -> None:
+        with pytest.raises(InputError, match=says):
+            pull.pull(web.at(address, QUICK), tmp_path / "x", tell=pull.Tell(note=notes.append))
+
+    ask(
+        server.address.replace("http", "https"),
+        r"cannot be reached \(.*\): .* not speak https there; try http:",
+    )
+    ask("http://127.0.0.1:99999/a", "port 99999; ports are 1 to 65535")
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    ask("http://nowhere.example/a", r"cannot be reached \(.*\): no host has this name; check the address")
+    assert notes == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_arrived_is_said_to_be_continued(server: Server, tmp_path: Path) -> None:
+    server.script[WEIGHTS] = [Fault(cut=500_000), *[Fault(status=503)] * 3]
+    refused(server, tmp_path / "x", InputError, "tries again, and continues with what arrived$")
+    server.always["/a/SHA256SUMS"] = Fault(status=503)
+    refused(server, tmp_path / "x", InputError, "The same command tries again$")
+
+
 def test_a_file_that_changes_between_two_attempts(server: Server, tmp_path: Path) -> None:
     """The ETag is another one, so the server sends all of the new file: never two halves in one."""
     other = exported.make(tmp_path / "other", seed=1)
@@ -260,7 +359,7 @@ def test_an_export_that_changes_between_two_calls(server: Server, tmp_path: Path
     assert "range" not in server.of("model.safetensors")[-1].headers
 
 
-GOOD = "".join(f"{'0' * 64}  {name}\n" for name in contents.PROMISED)
+GOOD = "".join(f"{'0' * 64}  {name}\n" for name in pretrained.PROMISED)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +457,7 @@ def test_a_config_that_would_lead_timm_elsewhere_is_refused(
     (evil / "config.json").write_text(json.dumps(content))
     exported.seal(evil)
     server.files = {f"/a/{name}": body for name, body in exported.files(evil).items()}
-    refused(server, tmp_path / "x", CheckpointError, "says more than an export's: custom_load")
+    refused(server, tmp_path / "x", CheckpointError, "pretrained_cfg.custom_load: unknown key")
 
 
 def test_weights_of_another_architecture_are_refused(server: Server, folder: Path, tmp_path: Path) -> None:

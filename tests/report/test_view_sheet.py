@@ -135,8 +135,8 @@ def test_the_field_of_view_is_drawn_into_the_stored_photograph(folder: Path, tmp
 def test_the_recipe_in_words() -> None:
     place, jitter, scans, legend = recipe_in_words(ViewSpec("contrast", 2, 224, colour=0.5))
     assert place == (
-        "recipe contrast: 2 of 224 px a photograph; 25 % to 100 % of the area, half of them flipped left to "
-        "right, turned by up to 30 degrees (B-scans 5)"
+        "recipe contrast: 2 of 224 px a photograph; 25 % to 100 % of the area, stretched (width to height "
+        "3/4 to 4/3), half of them flipped left to right, turned by up to 30 degrees (B-scans 5)"
     )
     assert jitter == (
         "every view: 80 %: brightness 0.8-1.2, contrast 0.85-1.15, saturation 0.9-1.1, hue +-1.8 degrees; "

@@ -25,6 +25,8 @@ PATHS = os.pathsep.join(("/usr/sbin", "/usr/local/sbin", "/sbin"))
 
 SLURM_CONF = """
 ClusterName=drill
+# a job's rendezvous port follows its number: two drills on one machine must not share theirs
+FirstJobId={first_job}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ctld}
 SlurmUser=root
@@ -150,16 +152,13 @@ def running(folder: Path) -> Iterator[Cluster]:
     """Start everything, give the cluster with both nodes idle, and end everything again."""
     ctld, dbd, maria, n1, n2 = free_ports(5)
     values = {"folder": folder, "host": socket.gethostname(), "password": secrets.token_hex(8)}
+    values |= {"first_job": 1 + secrets.randbelow(9000)}
     values |= {"ctld": ctld, "dbd": dbd, "maria": maria, "n1": n1, "n2": n2}
     for name in ("state", "database", *(f"spool-{node}" for node in NODES)):
         (folder / name).mkdir()
     write(folder / "slurm.conf", SLURM_CONF.format(**values), 0o644)
     write(folder / "slurmdbd.conf", SLURMDBD_CONF.format(**values), 0o600)
-    write(
-        folder / "users.sql",
-        USERS.format(**values),
-        0o600,
-    )
+    write(folder / "users.sql", USERS.format(**values), 0o600)
     write(folder / "munge.key", secrets.token_hex(64), 0o400)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))},

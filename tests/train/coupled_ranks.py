@@ -25,13 +25,16 @@ NAMES = ("simclr", "mocov3")
 BATCH = 6
 """Three samples a rank on two."""
 
+FEW = 0.02
+"""Share of patients that is held out: three photographs, less than a batch, and odd."""
+
 
 def changes(name: str) -> dict[str, Any]:
     """AdamW's epsilon is larger still than in `tiny`: batch norm takes out what the final norm's bias adds.
 
     So that bias has no gradient, and rounding noise would move it.
     """
-    section = {"method": tiny.METHODS[name], "data__batch_size": BATCH}
+    section = {"method": tiny.METHODS[name], "data__batch_size": BATCH, "data__held_out": FEW}
     return {**section, "optim__epsilon": 1e-3, "optim__learning_rate": 2e-3}
 
 

@@ -13,7 +13,10 @@ import torch
 from test_laws import assert_bit_equal, assert_close, ending, lines, tensors
 
 from ssl_retina import launch
+from ssl_retina.errors import InputError
+from ssl_retina.train import loop
 from ssl_retina.train.engine import process_group
+from ssl_retina.train.signals import Stop
 
 HERE = Path(__file__).parent
 
@@ -99,8 +102,27 @@ def test_a_nan_on_one_rank_changes_nothing(request: pytest.FixtureRequest, name:
 
 
 def test_law_3_whole_runs(one: Path, two: Path, name: str) -> None:
-    """Twelve steps on photographs with real views: every logged number and the end."""
+    """Twelve steps on photographs with real views: every logged number and the end.
+
+    Three held-out photographs, two of them on the second rank, do not fill a batch of six.
+    """
     assert_close(one / f"{name}-whole", two / f"{name}-whole", tolerance=2e-4)
+
+
+def test_a_batch_larger_than_the_photographs_is_refused(one: Path, tmp_path: Path, name: str) -> None:
+    """Each would be its own negative. With as many as there are the run starts; MAE may repeat them."""
+    changes = {**coupled_ranks.changes(name), "train__steps": 1, "schedule__warmup_steps": 0}
+    with process_group():
+        with pytest.raises(
+            InputError, match=r"batch_size \(59\) must be at most the 58 photographs .* lower it"
+        ):
+            loop.pretrain(
+                tiny.run(one / "shards", tmp_path / "a", **{**changes, "data__batch_size": 59}), Stop()
+            )
+        assert not (tmp_path / "a").exists()
+        loop.pretrain(tiny.run(one / "shards", tmp_path / "b", **{**changes, "data__batch_size": 58}), Stop())
+        changes["method"] = tiny.METHODS["mae"]
+        loop.pretrain(tiny.run(one / "shards", tmp_path / "c", **{**changes, "data__batch_size": 59}), Stop())
 
 
 @pytest.mark.parametrize("world", ["one", "two"])

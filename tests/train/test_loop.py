@@ -1,5 +1,6 @@
 """One process, whole runs of a second: what resumes, what is refused, and what a run folder holds."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import tiny
 import torch
 
 from ssl_retina import config, dist, files, methods
+from ssl_retina.contract import Batch, Clock, Output
 from ssl_retina.errors import (
     CheckpointError,
     ConfigError,
@@ -19,6 +21,7 @@ from ssl_retina.errors import (
     ShardError,
     StateError,
 )
+from ssl_retina.methods import mocov3
 from ssl_retina.train import checkpoint, loop, saving, setup
 from ssl_retina.train.engine import process_group
 from ssl_retina.train.signals import Stop
@@ -108,6 +111,34 @@ def test_no_step_draws_from_the_global_generator(shards: Path, tmp_path: Path) -
         before = torch.get_rng_state()
         loop._steps(session, Stop())
         assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_skipped_step_changes_nothing_and_the_teacher_follows_an_applied_one(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F61: a teacher that followed in a skipped step too would come nearer to a student that stood still."""
+    forward = mocov3.Method.forward
+
+    def broken(self: mocov3.Method, batch: Batch, clock: Clock) -> Output:
+        output = forward(self, batch, clock)
+        factor = float("nan") if self.training and clock.step == 2 else 1.0
+        return Output(output.loss * factor, output.logs, output.features)
+
+    monkeypatch.setattr(mocov3.Method, "forward", broken)
+    saved = {"checkpoint__every_steps": 1, "checkpoint__keep": 9, "method": tiny.METHODS["mocov3"]}
+    assert loop.pretrain(short(shards, tmp_path, **saved), Stop()).skipped == 1
+    states = [
+        checkpoint.load_weights(folder) | checkpoint.load_moments(folder)
+        for folder in reversed(checkpoint.folders(tmp_path))
+    ]
+    moved = [
+        {name for name in before if not torch.equal(before[name], after[name])}
+        for before, after in itertools.pairwise(states)
+    ]
+    assert moved[2] == set()
+    for applied in (moved[1], moved[3]):
+        assert "teacher.encoder.vit.blocks.0.attn.qkv.weight" in applied
+        assert "teacher.head.layers.0.weight" in applied
 
 
 def _bit_flip(folder: Path) -> None:

@@ -59,6 +59,12 @@ def test_check_says_what_would_run_and_writes_nothing(shards: Path) -> None:
     assert not (shards.parent / "run").exists()
 
 
+def test_check_refuses_a_batch_that_would_contrast_a_photograph_with_itself(shards: Path) -> None:
+    method = ["data.batch_size=64", "method={name: simclr, projector_hidden: 32, projector_out: 16}"]
+    with pytest.raises(InputError, match=r"data.batch_size \(64\) must be at most the 42 photographs"):
+        ask("check", *(word for word in typed(shards) if not word.startswith("method.")), *method)
+
+
 def test_check_needs_no_run_folder(shards: Path) -> None:
     words = [word for word in typed(shards) if not word.startswith("out=")]
     assert len(words) < len(typed(shards))
@@ -87,6 +93,7 @@ def test_check_draws_the_views_where_it_is_asked_to(shards: Path) -> None:
         ("views.jpg", "a name that ends in .png"),
         ("absent/views.png", "absent does not exist; make it first"),
         ("folder.png", "is a folder"),
+        ("/sys/views.png", r"--views /sys/views\.png cannot be written"),
     ],
 )
 def test_a_picture_that_cannot_be_written_is_refused_first(shards: Path, name: str, problem: str) -> None:

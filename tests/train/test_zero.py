@@ -145,11 +145,19 @@ def test_the_teacher_follows_and_what_is_frozen_stays(quick: Path) -> None:
 
 def test_a_teacher_costs_no_collective_and_a_save_only_gathers_on_the_first_rank(quick: Path) -> None:
     found = result(quick, "taught")
-    assert found["whole"]["follow"] == ["c10d::allreduce_"]  # the measurement sees them
+    assert found["whole"]["reading"] == ["c10d::allreduce_"]  # the measurement sees them
+    assert found["whole"]["follow"] == []
     for kind in ("cut", "kept"):
         assert found[kind]["follow"] == []
         assert found[kind]["state"] == ["c10d::gather_"]
         assert torch.equal(found[kind]["master"], found["whole"]["master"])
+
+
+def test_masters_are_the_parameters_at_stages_1_and_2(quick: Path) -> None:
+    """That is why the teacher may follow the parameters; with bf16 parameters it might not."""
+    masters = result(quick, "taught")["masters"]
+    assert len(masters) == 4
+    assert all(masters.values()), masters
 
 
 def assert_memory(folder: Path, name: str) -> None:
@@ -170,6 +178,14 @@ def test_a_saved_state_continues_bit_for_bit_at_either_stage(quick: Path) -> Non
             found = result(quick, f"half-mocov3-{saved}-fp32-at-{stage}")
             assert found["loaded"]
             assert_bits(result(quick, "mocov3-1-fp32"), found, steps=slice(stages.BROKEN + 1, None))
+
+
+def test_a_saved_state_continues_bit_for_bit_beside_small_whole_copies(quick: Path) -> None:
+    """With the thresholds of every real run; a copy from before the load would be trained on."""
+    found = result(quick, "half-mocov3-3-kept-at-3")
+    assert found["loaded"]
+    assert result(quick, "mocov3-3-kept")["held"]["whole"] > 0
+    assert_bits(result(quick, "mocov3-1-fp32"), found, steps=slice(stages.BROKEN + 1, None))
 
 
 @pytest.mark.slow

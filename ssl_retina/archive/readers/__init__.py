@@ -8,24 +8,36 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ssl_retina.archive.picture import Part, Picture
-from ssl_retina.archive.readers import dicom, images
+from ssl_retina.archive.readers import dicom, heidelberg, images, topcon
 from ssl_retina.archive.rejection import Rejected
 from ssl_retina.archive.selection import EVERYTHING, Selection
 
 __all__ = ["Picture", "Rejected", "content", "parts", "patient", "read"]
 
 FILE_LIMIT = 1024**3
+UNREADABLE = {
+    **dict.fromkeys((".e2e", ".vol", ".fda", ".fds"), "vendor_parse"),
+    ".img": "no_reader:img",
+}
+"""Reasons of files that have a maker's suffix and not his mark; Zeiss's .img has no header at all."""
 
 
 def parts(content: bytes, name: str, selection: Selection = EVERYTHING) -> Sequence[Part]:
     """The pictures of a file, one or more, none decoded yet.
 
-    content: JPEG, PNG, TIFF, BMP, PPM, GIF or DICOM. name: its suffix counts only where the content does not
-    tell the kind. Raises Rejected for a file of which no picture can be read, and nothing else.
+    content: JPEG, PNG, TIFF, BMP, PPM, GIF, DICOM, or OCT files of Heidelberg and Topcon. name: its suffix
+    counts only where the content does not tell the kind.
+    Raises Rejected for a file of which no picture can be read, and nothing else.
     """
     suffix = PurePosixPath(name).suffix.casefold()
     if dicom.recognised(content, suffix):
         return dicom.parts(content, selection)
+    if heidelberg.recognised(content):
+        return heidelberg.parts(content, selection)
+    if topcon.recognised(content):
+        return topcon.parts(content, selection)
+    if suffix in UNREADABLE and images.kind(content) is None:
+        raise Rejected(UNREADABLE[suffix])
     return images.parts(content, selection)
 
 

@@ -17,7 +17,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ssl_retina.archive.picture import Picture, Pixels, check_size
-from ssl_retina.archive.readers import images
+from ssl_retina.archive.readers import images, isolated
 from ssl_retina.archive.rejection import Rejected
 
 JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
@@ -27,6 +27,9 @@ MARKED = "1.2.840.10008.1.2.4."
 
 PLUGINS = ("pydicom", "pillow", "pylibjpeg", "pyjpegls", "gdcm")
 """Decoders in the order in which they are asked, so that an extra changes no pixel that needs none."""
+
+FRAGILE = ("gdcm",)
+"""Decoders that end the process on damaged input."""
 
 CODESTREAM = b"\xff\x4f\xff\x51"
 """How JPEG 2000 begins: start of codestream, sizes."""
@@ -232,10 +235,21 @@ def _decoded(alone: pydicom.Dataset) -> NDArray[np.integer]:
         raise Rejected(f"no_decoder:{syntax if known else 'unknown'}")
     for name in chosen[:-1]:
         try:
-            return np.asarray(pixels.pixel_array(alone, raw=False, decoding_plugin=name))
+            return _by(alone, name)
         except images.MALFORMED:
             continue
-    return np.asarray(pixels.pixel_array(alone, raw=False, decoding_plugin=chosen[-1] if chosen else ""))
+    return _by(alone, chosen[-1] if chosen else "")
+
+
+def _by(alone: pydicom.Dataset, plugin: str) -> NDArray[np.integer]:
+    """The values by one decoder."""
+    if plugin in FRAGILE:
+        return isolated.helper().call(_decoded_here, alone, plugin)
+    return _decoded_here(alone, plugin)
+
+
+def _decoded_here(alone: pydicom.Dataset, plugin: str) -> NDArray[np.integer]:
+    return np.asarray(pixels.pixel_array(alone, raw=False, decoding_plugin=plugin))
 
 
 def _rgb(values: NDArray[np.integer], found: Geometry) -> tuple[Pixels, tuple[str, ...]]:

@@ -29,6 +29,7 @@ from huggingface_hub.hf_api import ModelInfo
 
 from ssl_retina import __version__
 from ssl_retina.errors import InputError, StateError
+from ssl_retina.models import pretrained
 from ssl_retina.models.pretrained import SUMS_NAME
 from ssl_retina.release.export import NAMES
 from ssl_retina.release.hub import contents, web
@@ -160,7 +161,7 @@ def _same(folder: Path, there: Web) -> bool:
     with tempfile.TemporaryDirectory() as scratch:
         part = Path(scratch) / SUMS_NAME
         there.fetch(Wanted(SUMS_NAME, None), part, Tell())
-        return part.read_bytes() == contents.write_sums(contents.read_folder(folder))
+        return part.read_bytes() == contents.write_sums(pretrained.read_folder_sums(folder))
 
 
 def _at(place: Place, commit: str, patience: Patience) -> Web:

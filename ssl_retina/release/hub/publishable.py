@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ssl_retina.errors import CheckpointError, InputError, StateError
 from ssl_retina.models import pretrained, weights
-from ssl_retina.models.pretrained import CONFIG_NAME, WEIGHTS_NAME
-from ssl_retina.release.export import CARD_NAME, NAMES
+from ssl_retina.models.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME
+from ssl_retina.release.export import NAMES
 from ssl_retina.release.hub import contents
 from ssl_retina.release.hub.contents import ORIGIN_NAME
 
@@ -30,13 +30,16 @@ def verify(folder: Path) -> Mapping[str, str]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give the one that ssl-retina export wrote")
+    if pretrained.is_run(folder):
+        raise StateError(pretrained.no_export(folder))
     extra = {entry.name for entry in folder.iterdir()} - NAMES - {ORIGIN_NAME}
     if extra:
+        what = "1 entry that is" if len(extra) == 1 else f"{len(extra)} entries that are"
         raise StateError(
-            f"{folder} holds {len(extra)} entries that are no part of an export, which is "
+            f"{folder} holds {what} no part of an export, which is "
             f"{', '.join(sorted(NAMES))}: nothing was sent; take them out, or export again"
         )
-    promised = contents.read_folder(folder)
+    promised = pretrained.read_folder_sums(folder)
     wrong = contents.damaged(folder, promised)
     if wrong:
         raise CheckpointError(

@@ -12,7 +12,7 @@ from ssl_retina import files
 from ssl_retina.errors import CheckpointError, InputError
 from ssl_retina.models import pretrained
 from ssl_retina.models.pretrained import SUMS_NAME
-from ssl_retina.release.hub import contents, huggingface, staging, web
+from ssl_retina.release.hub import contents, huggingface, sources, staging, web
 from ssl_retina.release.hub.contents import LIMITS, ORIGIN_NAME, Wanted
 from ssl_retina.release.hub.sources import Folder, Source, Tell, forget
 from ssl_retina.release.hub.staging import Existing, Stage
@@ -21,6 +21,7 @@ from ssl_retina.release.hub.web import Patience
 TRIES = 2
 """How often a file is fetched that does not come out as promised."""
 CLASSES = 2
+WEB = ("http://", "https://")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _promised(source: Source, stage: Stage, tell: Tell) -> Mapping[str, str]:
     forget(part)
     try:
         source.fetch(Wanted(SUMS_NAME, None), part, tell)
-        return contents.read_sums(part.read_bytes(), source.shown)
+        return pretrained.read_sums(part.read_bytes(), source.shown)
     finally:
         forget(part)
 
@@ -89,7 +90,7 @@ def _bring(source: Source, wanted: Wanted, stage: Stage, tell: Tell) -> None:
     assert wanted.digest is not None
     part = stage.parts / wanted.digest
     found = ""
-    for _ in range(TRIES):
+    for left in reversed(range(TRIES)):
         source.fetch(wanted, part, tell)
         found = files.sha256(part)
         if found == wanted.digest:
@@ -97,7 +98,8 @@ def _bring(source: Source, wanted: Wanted, stage: Stage, tell: Tell) -> None:
             forget(part)
             return
         forget(part)
-        tell.note(f"{wanted.name} came with other bytes than promised")
+        if left:
+            tell.note(f"{wanted.name} came with other bytes than promised; it is fetched again")
     raise CheckpointError(
         f"{source.shown}: {wanted.name} is not what {SUMS_NAME} promises, {TRIES} times: "
         f"expected {wanted.digest}, found {found}. Nothing was put under {stage.target}; if it is being "
@@ -112,13 +114,14 @@ def source(text: str, patience: Patience) -> Source:
     """
     if text.startswith(huggingface.SCHEME):
         return huggingface.source(huggingface.parse(text), patience)
-    scheme, separator, _ = text.partition("://")
-    if scheme in ("http", "https") and separator:
+    if text.startswith(WEB):
         return web.at(text, patience)
+    scheme, separator, _ = text.partition("://")
     if separator:
         raise InputError(f"{scheme}:// is not read: give a folder, http(s)://HOST/PATH or hf://OWNER/NAME")
     if not Path(text).is_dir():
-        raise InputError(f"{text} is no folder; give one, http(s)://HOST/PATH or hf://OWNER/NAME")
+        hint = sources.did_you_mean_address(text, (*WEB, huggingface.SCHEME))
+        raise InputError(f"{text} is no folder; {hint}give one, http(s)://HOST/PATH or hf://OWNER/NAME")
     return Folder(Path(text))
 
 

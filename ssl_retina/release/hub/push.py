@@ -3,13 +3,14 @@
 In: an export's folder and a destination. Out: the export there, whole, or a refusal before anything is sent.
 """
 
+import re
 from pathlib import Path
 
 from ssl_retina.errors import InputError
 from ssl_retina.release.hub import huggingface, publishable, pull
 from ssl_retina.release.hub.huggingface import Place, Pushed, Visibility
 from ssl_retina.release.hub.pull import Placed
-from ssl_retina.release.hub.sources import Folder, Tell
+from ssl_retina.release.hub.sources import Folder, Tell, did_you_mean_address
 from ssl_retina.release.hub.staging import Existing
 
 
@@ -23,6 +24,9 @@ def destination(text: str) -> Path | Place:
             f"{scheme}:// cannot be pushed to: push to the folder that the server serves, "
             f"or to hf://OWNER/NAME"
         )
+    if re.match(r"\w\w+:/|hf:", text):
+        hint = did_you_mean_address(text, (huggingface.SCHEME,))
+        raise InputError(f"{text} is no folder's name: {hint}give a folder or hf://OWNER/NAME")
     return Path(text)
 
 

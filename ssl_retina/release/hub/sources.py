@@ -3,12 +3,15 @@
 In: which file is wanted. Out: that file's bytes at the end of a part file, continued where it stops.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from ssl_retina.errors import InputError
+from ssl_retina.models import pretrained
 from ssl_retina.models.pretrained import SUMS_NAME
 from ssl_retina.release.hub.contents import Wanted
 
@@ -61,21 +64,38 @@ class Folder:
         """Copy; a copy starts anew."""
         file = self.path / wanted.name
         if not file.is_file():
+            if wanted.digest is None and pretrained.is_run(self.path):
+                raise InputError(pretrained.no_export(self.path))
             raise not_there(self.shown, wanted.name)
-        total = file.stat().st_size
+        with _reading(file):
+            total = file.stat().st_size
         if total > wanted.limit:
             raise too_large(self.shown, wanted, total)
         done = 0
-        with _readable(file) as given, part.open("wb") as taken:
-            while block := given.read(BLOCK):
+        with part.open("wb") as taken:
+            for block in _blocks(file):
                 taken.write(block)
                 done += len(block)
                 tell.progress(wanted.name, done, total)
 
 
-def _readable(file: Path) -> BinaryIO:
+def _blocks(file: Path) -> Iterator[bytes]:
+    """A file's content; only its own errors are those of the source, not those of the disk it goes to."""
+    with _reading(file):
+        stream = file.open("rb")
+    with stream:
+        while True:
+            with _reading(file):
+                block = stream.read(BLOCK)
+            if not block:
+                return
+            yield block
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
     try:
-        return file.open("rb")
+        yield
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from None
 
@@ -96,6 +116,17 @@ def not_there(shown: str, name: str) -> InputError:
     if name == SUMS_NAME:
         return InputError(f"{shown} holds no {SUMS_NAME}: it is no export of ssl-retina; check the address")
     return InputError(f"{shown} holds no {name}, though its {SUMS_NAME} names it: push the export again")
+
+
+def did_you_mean_address(text: str, schemes: Sequence[str]) -> str:
+    """`did you mean http://HOST/PATH? ` for an address that is written almost right, else nothing."""
+    for scheme in schemes:
+        head = scheme.rstrip("/")
+        if text.startswith(head):
+            return f"did you mean {scheme}{text.removeprefix(head).lstrip('/')}? "
+    if "http://" in schemes and re.match(r"[\w.-]+:\d+(/|$)", text):
+        return f"did you mean http://{text}? "
+    return ""
 
 
 def too_large(shown: str, wanted: Wanted, size: int) -> InputError:

@@ -15,6 +15,7 @@ from typing import Literal
 
 from ssl_retina import files
 from ssl_retina.errors import CheckpointError, InputError, StateError
+from ssl_retina.models import pretrained
 from ssl_retina.models.pretrained import SUMS_NAME
 from ssl_retina.release.export import NAMES
 from ssl_retina.release.hub import contents
@@ -93,13 +94,15 @@ class Stage:
             os.rename(self.replaced, self.target)
 
     def discard(self) -> None:
-        """Remove the hidden folder and all that is in it."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        """Remove all that is in the hidden folder but its lock, which is still ours."""
+        for folder in (self.parts, self.content, self.replaced):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Remove the hidden folder where it holds nothing that a later call could use."""
-        if not self.replaced.exists() and not any(self.parts.iterdir()) and not any(self.content.iterdir()):
-            self.discard()
+        """Remove what holds nothing that a later call could use."""
+        for folder in (self.parts, self.content):
+            with contextlib.suppress(OSError):  # it is gone already, or holds something
+                folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -112,15 +115,12 @@ def opened(target: Path, verb: str) -> Iterator[Stage]:
         raise InputError(f"{target} has no name of its own: give the folder that is to appear")
     check_target(target)
     stage = Stage(target, target.with_name(f".{verb}-{target.name}.partial"))
-    with disk(target):
-        stage.root.mkdir(parents=True, exist_ok=True)
-        with files.lock(stage.root):
-            stage.recover()
-            try:
-                yield stage
-            finally:
-                if stage.root.exists():
-                    stage.tidy()
+    with disk(target), files.lock_of_its_own(stage.root):
+        stage.recover()
+        try:
+            yield stage
+        finally:
+            stage.tidy()
 
 
 @contextlib.contextmanager
@@ -129,9 +129,12 @@ def disk(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        advice = "Choose another folder"
+        if error.errno in files.NO_ROOM:
+            advice = "Make room or choose another folder; the same command continues with what arrived"
         raise InputError(
             f"{target} cannot be written ({error.strerror or error}): nothing was put under that name. "
-            f"Make room or choose another folder; the same command continues with what arrived"
+            f"{advice}"
         ) from None
 
 
@@ -140,6 +143,11 @@ def check_target(target: Path) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise StateError(f"{target} exists and is no folder: choose another one")
     if not target.exists():
+        above = next(path for path in target.absolute().parents if path.exists())
+        if not above.is_dir():
+            raise InputError(
+                f"{target} cannot be written: {above} is a file, not a folder; choose another one"
+            )
         return
     inside = {entry.name for entry in target.iterdir()}
     if inside and not (SUMS_NAME in inside and inside <= NAMES | {ORIGIN_NAME}):
@@ -151,7 +159,7 @@ def standing(target: Path, promised: Mapping[str, str]) -> Standing:
     if not target.exists() or not any(target.iterdir()):
         return "absent"
     try:
-        held = contents.read_folder(target)
+        held = pretrained.read_folder_sums(target)
     except (StateError, CheckpointError):
         return "damaged"
     if held != promised:

@@ -24,7 +24,13 @@ REDIRECTS = 5
 BUSY = frozenset((408, 425, 429, 500, 502, 503, 504))
 LONGEST_PAUSE = 8.0
 LONGEST_ASKED_PAUSE = 60.0
-_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
+HOPELESS = {
+    "Name or service not known": "no host has this name; check the address",
+    "WRONG_VERSION_NUMBER": "the server does not speak https there; try http://",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted; ask whoever runs the server",
+}
+"""What an error says that comes again at every attempt, and what to do."""
+_RANGE = re.compile(r"bytes (?:(?P<first>\d+)-\d+|\*)/(?:(?P<total>\d+)|\*)")
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,22 @@ class BusyError(Exception):
         self.after = min(after, LONGEST_ASKED_PAUSE)
 
 
+class AnewError(BusyError):
+    """What had arrived cannot be continued and is gone: the file is asked for from its start."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """One answer's content: where in the file it begins, and how long the file is as far as the server tells.
+
+    framed: the end of the body is announced, so that a cut is noticed by the client.
+    """
+
+    start: int
+    total: int | None
+    framed: bool
+
+
 @dataclass(frozen=True)
 class Web:
     """An export below an address. `address(name)` is where a file lies; `headers` go to that host only."""
@@ -63,47 +85,70 @@ class Web:
         return self.known
 
     def fetch(self, wanted: Wanted, part: Path, tell: Tell) -> None:
-        """Bring a file to its end: see `sources.Source`. Attempts count only while nothing new arrives."""
-        failures, furthest = 0, _size(part)
+        """Bring a file to its end: see `sources.Source`.
+
+        Attempts count only while nothing new arrives; how often a part may be given up counts by itself.
+        """
+        failures, anew, furthest = 0, 0, _size(part)
         with client(self.patience) as connection:
             while not wanted.complete(part):
                 try:
-                    self._receive(connection, wanted, part=part, tell=tell)
+                    while not self._receive(connection, wanted, part=part, tell=tell):
+                        pass  # a legal answer that held a piece: the next request asks for the next one
                     return
                 except (httpx2.TransportError, BusyError) as error:
                     failures = 0 if _size(part) > furthest else failures + 1
                     furthest = max(furthest, _size(part))
-                    self._pause(wanted, error, failures=failures, tell=tell)
+                    if isinstance(error, AnewError):
+                        anew, furthest = anew + 1, 0
+                    self._pause(wanted, error, failures=max(failures, anew), part=part, tell=tell)
 
-    def _pause(self, wanted: Wanted, error: Exception, *, failures: int, tell: Tell) -> None:
+    def _pause(self, wanted: Wanted, error: Exception, *, failures: int, part: Path, tell: Tell) -> None:
         reason = _reason(error)
+        hopeless = _hopeless(reason)
+        if hopeless:
+            raise InputError(f"{self.shown} cannot be reached ({reason}): {hopeless}") from None
         if failures >= self.patience.attempts or isinstance(error, httpx2.UnsupportedProtocol):
+            kept = ", and continues with what arrived" if _size(part) else ""
             raise InputError(
                 f"{self.shown} did not give {wanted.name} ({reason}; {failures} attempts in vain). "
-                f"The same command tries again, and continues with what arrived"
+                f"The same command tries again{kept}"
             ) from None
         pause = max(self.patience.pause(failures), error.after if isinstance(error, BusyError) else 0.0)
         tell.note(f"{wanted.name}: {reason}; again in {pause:g} s")
         time.sleep(pause)
 
-    def _receive(self, connection: httpx2.Client, wanted: Wanted, *, part: Path, tell: Tell) -> None:
-        """One request; the part grows by what comes."""
-        start, mark = _size(part), validator_of(part)
-        headers = {**self.headers, **_resuming(start, mark)}
+    def _receive(self, connection: httpx2.Client, wanted: Wanted, *, part: Path, tell: Tell) -> bool:
+        """One request; the part grows by what comes. Whether the server says that this is the file's end.
+
+        Raises BusyError where nothing new came, or where the end of the answer may be a cut.
+        """
+        asked, mark = _size(part), validator_of(part)
+        headers = {**self.headers, **_resuming(asked, mark)}
         with self._answered(connection, wanted, headers) as response:
-            start = _start(response, start, part)
-            total = self._announced(response, wanted, start=start)
-            _check_room(part, total, start)
-            if start == 0:
+            if asked and _ends_there(response, asked):
+                return True
+            body = _body(response, asked, part)
+            if (body.total or 0) > wanted.limit:
+                raise too_large(self.shown, wanted, body.total or 0)
+            _check_room(part, body.total, body.start)
+            if body.start == 0:
                 part.write_bytes(b"")
                 mark.write_text(_validator(response))
-            with part.open("ab") as stream:
-                for block in response.iter_raw():
-                    start += len(block)
-                    if start > wanted.limit:
-                        raise too_large(self.shown, wanted, start)
-                    stream.write(block)
-                    tell.progress(wanted.name, start, total)
+            done = self._write(response, wanted, part=part, body=body, tell=tell)
+        return _is_end(wanted, part, body=body, done=done)
+
+    def _write(self, response: httpx2.Response, wanted: Wanted, *, part: Path, body: Body, tell: Tell) -> int:
+        """Append an answer's content to the part; gives the part's size."""
+        done = body.start
+        with part.open("ab") as stream:
+            for block in response.iter_raw():
+                done += len(block)
+                if done > wanted.limit:
+                    raise too_large(self.shown, wanted, done)
+                stream.write(block)
+                tell.progress(wanted.name, done, body.total)
+        return done
 
     @contextlib.contextmanager
     def _answered(
@@ -142,16 +187,6 @@ class Web:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise InputError(f"{self.shown} sends {wanted.name} in another encoding than asked for")
 
-    def _announced(self, response: httpx2.Response, wanted: Wanted, *, start: int) -> int | None:
-        """Bytes of the whole file as the server tells; None where it does not."""
-        length = response.headers.get("Content-Length", "")
-        if not length.isdecimal():
-            return None
-        total = start + int(length)
-        if total > wanted.limit:
-            raise too_large(self.shown, wanted, total)
-        return total
-
 
 def client(patience: Patience) -> httpx2.Client:
     """A client that says no more of us than our name, and follows no redirect by itself."""
@@ -167,6 +202,8 @@ def at(address: str, patience: Patience) -> Web:
         raise InputError(f"this address cannot be read ({error}): http://HOST/PATH") from None
     if not base.host:
         raise InputError("this address names no host: http://HOST/PATH")
+    if base.port is not None and not 0 < base.port < 1 << 16:
+        raise InputError(f"this address names port {base.port}; ports are 1 to 65535")
     shown = str(base.copy_with(username=None, password=None, query=None, fragment=None)).rstrip("/")
     folder = base.path.rstrip("/")
     return Web(
@@ -195,15 +232,41 @@ def _validator(response: httpx2.Response) -> str:
     return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
-def _start(response: httpx2.Response, asked: int, part: Path) -> int:
-    """Where the body begins: at the part's end, or at 0 where the server starts anew."""
-    if response.status_code == 200:
-        return 0
+def _ends_there(response: httpx2.Response, asked: int) -> bool:
+    """Whether the server says that nothing stands behind the part's end: the part is as long as the file."""
     found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if response.status_code == 416 or found is None or int(found[1]) != asked:
+    return response.status_code == 416 and found is not None and found["total"] == str(asked)
+
+
+def _body(response: httpx2.Response, asked: int, part: Path) -> Body:
+    """Where the answer's content belongs: at the part's end, or at 0 where the server starts anew.
+
+    Raises AnewError where it is of no use; then the part is gone.
+    """
+    length = response.headers.get("Content-Length", "")
+    framed = length.isdecimal() or "Transfer-Encoding" in response.headers
+    if response.status_code == 200:
+        return Body(0, int(length) if length.isdecimal() else None, framed)
+    found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if response.status_code == 416 or found is None or found["first"] != str(asked):
         part.unlink(missing_ok=True)
-        raise BusyError("the server cannot continue where the part ends")
-    return asked
+        raise AnewError("the server cannot continue where the part ends")
+    return Body(asked, int(found["total"]) if found["total"] else None, framed)
+
+
+def _is_end(wanted: Wanted, part: Path, *, body: Body, done: int) -> bool:
+    """Whether the file ends where an answer ended that nothing cut visibly.
+
+    One that began at 0 and announced its end is the whole file. Otherwise the length that the range names
+    decides, and without one the digest, where it is known.
+    """
+    if body.total is not None:
+        ends = done >= body.total
+    else:
+        ends = (body.start == 0 and body.framed) or wanted.digest is None or wanted.complete(part)
+    if not ends and (done == body.start or not body.framed):
+        raise BusyError(f"the answer ended at byte {done}, before the file's end")
+    return ends
 
 
 def _check_room(part: Path, total: int | None, start: int) -> None:
@@ -213,6 +276,11 @@ def _check_room(part: Path, total: int | None, start: int) -> None:
             f"the disk has no room: {total - start} bytes are to come, {free} are free. "
             f"Make room; the same command continues"
         )
+
+
+def _hopeless(reason: str) -> str:
+    """What to do about an error that no second attempt mends; '' for any other."""
+    return next((remedy for sign, remedy in HOPELESS.items() if sign in reason), "")
 
 
 def _reason(error: Exception) -> str:

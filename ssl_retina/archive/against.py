@@ -1,0 +1,99 @@
+"""Samples of one set that are copies of samples of another: what must leave a training set before a test.
+
+In: two sets of shards. Out: the keys of the first set's exact and near duplicates of the second. Pixels are
+told by their SHA-256, near duplicates by looks that are made anew from the shards.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ssl_retina.archive import look, near
+from ssl_retina.archive.look import Look
+from ssl_retina.archive.readers import images
+from ssl_retina.archive.rejection import Rejected
+from ssl_retina.errors import ShardError
+from ssl_retina.shards import Index, Reader
+
+Advance = Callable[[int], None]
+LOOKS_HELD = 4096
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Keys of the first set, in its order: same pixels; similar looks, without those of the same pixels."""
+
+    exact: tuple[str, ...]
+    near: tuple[str, ...]
+
+    def listing(self) -> str:
+        """A file for `data.exclude`."""
+        head = f"# {len(self.exact)} exact and {len(self.near)} near duplicates of samples of another set\n"
+        return head + "".join(f"{key}\n" for key in sorted({*self.exact, *self.near}))
+
+
+def find(own: Index, other: Index, *, advance: Advance) -> Copies:
+    """Compare two sets; `advance` is told of every sample read. Memory: 100 bytes a sample.
+
+    Raises ShardError where an image cannot be read.
+    """
+    first, second = _Set(own, advance), _Set(other, advance)
+    try:
+        exact = {number for number, pixels in first.pixels.items() if pixels in second.digests}
+        count = len(first.rows)
+        hashes = np.frombuffer(bytes(first.hashes + second.hashes), np.uint8).reshape(-1, look.BITS // 8)
+        similar: set[int] = set()
+        for one, two, turned in near.candidates(hashes):
+            if one >= count or two < count or first.rows[one] in exact | similar:
+                continue
+            counterpart = second.look(second.rows[two - count])
+            counterpart = look.mirrored(counterpart) if turned else counterpart
+            if look.similarity(first.look(first.rows[one]), counterpart) >= near.SIMILAR:
+                similar.add(first.rows[one])
+        keys = [tuple(first.reader.key(number) for number in sorted(found)) for found in (exact, similar)]
+    finally:
+        first.reader.close()
+        second.reader.close()
+    return Copies(*keys)
+
+
+class _Set:
+    """One set: pixel digests by row, rows that have a look, and their hashes."""
+
+    def __init__(self, index: Index, advance: Advance) -> None:
+        self.reader = Reader(index)
+        self.pixels: dict[int, bytes] = {}
+        self.rows: list[int] = []
+        self.hashes = bytearray()
+        self.look = lru_cache(LOOKS_HELD)(self._look)
+        for number in range(len(self.reader)):
+            self._add(number, self.reader.facts(number))
+            advance(1)
+        self.digests = frozenset(self.pixels.values())
+
+    def _add(self, number: int, facts: Mapping[str, Any]) -> None:
+        digest = facts.get("pixels_sha256")
+        if isinstance(digest, str):
+            self.pixels[number] = digest.encode()
+        if facts.get("modality", "fundus") == "fundus":
+            found = self._seen(number, facts)
+            if found is not None:
+                self.rows.append(number)
+                self.hashes += look.perceptual_hash(found)
+
+    def _look(self, number: int) -> Look:
+        found = self._seen(number, self.reader.facts(number))
+        assert found is not None, "a row without a look"
+        return found
+
+    def _seen(self, number: int, facts: Mapping[str, Any]) -> Look | None:
+        try:
+            pixels = images.read(self.reader.image(number)).pixels
+        except Rejected as refusal:
+            where = f"{self.reader.shard(number)}: the image of sample {self.reader.key(number)}"
+            raise ShardError(f"{where} cannot be decoded ({refusal.reason})") from None
+        circle = facts.get("field_of_view")
+        return look.look(pixels, tuple(circle) if isinstance(circle, list) and len(circle) == 4 else None)

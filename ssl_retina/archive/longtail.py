@@ -1,0 +1,74 @@
+"""What is rare in an archive, and what filters may take out: rare photographs are spared.
+
+In: the records of a finished stage 1 and what the user asked. Out: the cluster of every file, the rare ones,
+and those that the quality filter refuses.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssl_retina.archive import features, quality
+from ssl_retina.archive.filters import Filters
+from ssl_retina.archive.worker import Record
+
+LOW_QUALITY = "quality"
+NO_CLUSTER = features.CLUSTERS
+"""The cluster of what is no fundus photograph."""
+
+
+@dataclass(frozen=True)
+class Strata:
+    """By number in the scan. clusters: of every file, empty if none was asked for. counts: for the report."""
+
+    clusters: list[int]
+    rare: frozenset[int]
+    refused: Mapping[int, str]
+    counts: Mapping[str, int]
+
+
+def survey(records: Iterable[Record], filters: Filters) -> Strata:
+    """Read all records once: 12 numbers of a photograph are held where clusters are asked for."""
+    devices: dict[int, str | None] = {}
+    poor: set[int] = set()
+    table: list[list[float] | None] = []
+    lowest = quality.CLASSES.index(filters.min_quality)
+    for number, record in enumerate(records):
+        table.append(record.get("features") if filters.wants_clusters else None)
+        if record.get("reason"):
+            continue
+        if filters.rare_device is not None:
+            devices[number] = record["device"]
+        judged = record["quality"]
+        if judged is not None and quality.CLASSES.index(judged["class"]) < lowest:
+            poor.add(number)
+    clusters = _clusters(table) if filters.wants_clusters else []
+    rare = _rare_clusters(clusters, filters.rare_share) if filters.rare_share else set()
+    rare |= {number for number, device in devices.items() if device == filters.rare_device}
+    counts = Counter({"rare": len(rare), "rare_spared": len(rare & poor)})
+    refused = dict.fromkeys(sorted(poor - rare), LOW_QUALITY)
+    return Strata(clusters, frozenset(rare), refused, +counts)
+
+
+def _clusters(table: list[list[float] | None]) -> list[int]:
+    known = [number for number, row in enumerate(table) if row is not None]
+    clusters = [NO_CLUSTER] * len(table)
+    rows = np.array([table[number] for number in known], np.float32).reshape(len(known), features.NUMBERS)
+    for number, cluster in zip(known, features.clusters(rows), strict=True):
+        clusters[number] = cluster
+    return clusters
+
+
+def _rare_clusters(clusters: list[int], share: float) -> set[int]:
+    """The files of the smallest clusters, as many clusters as together stay below the share."""
+    sizes = Counter(cluster for cluster in clusters if cluster != NO_CLUSTER)
+    left = share * sizes.total()
+    chosen = set()
+    for cluster, size in sorted(sizes.items(), key=lambda pair: (pair[1], pair[0])):
+        left -= size
+        if left < 0:
+            break
+        chosen.add(cluster)
+    return {number for number, cluster in enumerate(clusters) if cluster in chosen}

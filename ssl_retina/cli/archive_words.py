@@ -1,0 +1,80 @@
+"""What `shard` tells of its counts: every remark and reason in words, with what to do about it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssl_retina.cli import console
+
+if TYPE_CHECKING:
+    from ssl_retina.archive.settings import Totals
+
+REMARKS = {
+    "no_patient": "photographs without a patient id: each is its own group",
+    "id_conflict": "photographs that lie under several patients: those patients are one group",
+    "split_conflict": "photographs that lie in several splits",
+    "eye_conflict": "photographs with contradicting eyes: their eye is unknown",
+    "eye_unknown": "photographs without a known eye",
+    "eye_unverified": "photographs whose eye is known from an OCT maker's file alone: not verified",
+    "unknown_eye": "cells of the eye column that are none of R, L, OD, OS, right, left",
+    "unknown_visit": "cells of the visit column without a number or date (year first)",
+    "unknown_modality": "cells of the modality column that were not understood",
+    "table_rows_without_file": "rows of the table without a file",
+    "table_rows_ambiguous": "rows of the table whose bare file name fits several files (give relative paths)",
+    "table_rows_of_one_file": "rows of the table that speak of a file again",
+    "files_without_table_row": "files without a row in the table",
+    "names_unlike_pattern": "file names that do not follow the pattern, or no path rule of the recipe",
+    "near_duplicate": "photographs that are near duplicates of another: marked, and in its group",
+    "near_merged": "near duplicates that became aliases",
+    "rare": "files of the rare stratum",
+    "rare_spared": "files of the rare stratum that --min-quality would have rejected: kept",
+    "no_field_of_view": "photographs without a found field of view: nothing of them was made black",
+    "device_unknown": "photographs whose device was dropped: no maker's word, or it looks like a person",
+    "unknown_age": "cells of the age column that are no years",
+    "unknown_sex": "cells of the sex column that are none of F, M, female, male",
+    "suppressed_age": "photographs whose age was made unknown: fewer than k patients share what is known",
+    "suppressed_sex": "photographs whose sex was made unknown too",
+    "suppressed_visit": "photographs whose visit was made unknown too",
+    "suppressed_device": "photographs whose device was made unknown too",
+    "visit_unknown": "photographs added to patients of the set: their visit is not known",
+    "devices_dropped": "more than 64 different devices: that is free text, none was written",
+}
+
+LEFT_OUT = ("not_selected", "skipped_by_recipe")
+"""Reasons of files that were to be left out: no sign of a wrong folder."""
+
+HINTS = {
+    "sop_class": " (not ophthalmic; --also vl,sc reads photographs and captures)",
+    "no_reader:img": " (Zeiss .img files have no header: export DICOM instead)",
+    "pages": " (--pages first or all takes them)",
+    "not_selected": " (left out by --frames or --pages)",
+    "no_reader:container": " (only .zip, .tar, .tar.gz and .tgz are read: unpack them)",
+    "nested_container": " (containers inside containers are not read: unpack the outer one)",
+    "burned_in": " (a device wrote into the pixels; look at them, then perhaps --keep-text)",
+    "quality": " (below --min-quality)",
+    "skipped_by_recipe": " (the ledger says which for what reason)",
+    "not_retinal": " (no fundus photograph and no OCT; declare them in the table, or --keep-other)",
+}
+
+
+def _hint(reason: str) -> str:
+    """What to do about a reason."""
+    if reason.startswith("no_decoder:1.2.840.10008.1.2.4."):
+        return " (compressed pixels; pip install 'ssl-retina[dicom]' reads JPEG Lossless and JPEG-LS)"
+    return HINTS.get(reason, "")
+
+
+def summary(totals: "Totals", out: Path) -> None:
+    """Tell the totals of a build."""
+    counts = totals.counts()
+    shown = ", ".join(f"{counts[name]:,} {name}" for name in ("scanned", "written", "rejected", "duplicates"))
+    console.note(f"{shown}; {totals.patients:,} patients; shards: {totals.shards:,} in {out}")
+    for reason, count in sorted(totals.reasons.items(), key=lambda pair: (-pair[1], pair[0])):
+        console.note(f"  rejected {count:,}: {reason}{_hint(reason)}")
+    left_out = sum(totals.reasons.get(reason, 0) for reason in LEFT_OUT)
+    if 2 * (counts["rejected"] - left_out) > counts["scanned"] - left_out:
+        console.note("WARNING: more than half of the files were rejected: is this the right folder?")
+    for remark, count in sorted(totals.remarks.items()):
+        console.note(f"  {count:,} {REMARKS.get(remark, remark)}")
+    if not totals.patients:
+        console.note("  no patient ids: statistics will be image-level (probe --patient none)")
+    console.note(f"next: ssl-retina inspect {out}")
