@@ -104,7 +104,7 @@ def test_a_chunk_of_files_that_were_changed_since_is_made_again(
         Image.open(path).save(path.with_suffix(".bmp"))
         path.unlink()
 
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
