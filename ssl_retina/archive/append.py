@@ -63,15 +63,23 @@ def append(source: Path, out: Path, settings: Settings, listener: Listener) -> T
 
 
 def _require_plain(index: Index) -> None:
-    """What was decided over all files or patients would have to be decided again with more of them."""
-    made_from = index.facts["made_from"]
-    lowest = made_from.get("min_quality", "reject")
-    if made_from.get("rare") or made_from.get("balance") == "cluster" or lowest != "reject":
+    """Rare combinations and first days were decided over all patients: more of them change that."""
+    whole = {
+        "min_quality": ("reject",),
+        "balance": (None,),
+        "rare": (None,),
+        "near_duplicates": ("mark", "off"),
+    }
+    made = index.facts["made_from"]
+    if any(made.get(name, usual[0]) not in usual for name, usual in whole.items()):
         raise StateError(
-            f"{index.folder} was made with --rare, --balance cluster or --min-quality: what is rare is "
-            "decided over all files. Make a new set (another --out)"
+            f"{index.folder} was made with --min-quality, --balance, --rare or --near-duplicates merge: what "
+            "they take is decided over all files. Make a new set (another --out)"
         )
-    if index.facts.get("anonymity", {}).get("k") is not None or made_from.get("dates") == "shift":
+    if (
+        index.facts.get("anonymity", {}).get("k") is not None
+        or index.facts["made_from"].get("dates") == "shift"
+    ):
         raise StateError(
             f"{index.folder} carries ages, sexes or days: what is rare, and which visit is first, is decided "
             "over all files. Make a new set (another --out)"
@@ -133,7 +141,8 @@ def _take_in(
             for _, record in new.records():
                 yield record
 
-        resolution = dedup.resolve(everything, _groups(everything))
+        groups = copies.with_near(copies.same_pixels(everything()), _near(reader), ())
+        resolution = dedup.resolve(everything, groups, rule=settings.rule)
         changes = _changes(reader, several, resolution)
         folder = exchange.begin(index.folder)
         revised = revise.rewrite(index, reader, changes, folder)
@@ -193,16 +202,6 @@ class _New:
         return sum(r.get("visit_order") is not None and r["patient"] in self.patients for r in every)
 
 
-def _groups(records: dedup.Records) -> copies.Groups:
-    """Copies by their pixels, and the near ones of the set; among the new files none are looked for."""
-    near = {number: record["near"] for number, record in enumerate(records()) if record.get("near")}
-    leaders = set(near.values())
-    place = {record["key"]: number for number, record in enumerate(records()) if record["key"] in leaders}
-    return copies.with_near(
-        copies.same_pixels(records()), {number: place[key] for number, key in near.items()}, ()
-    )
-
-
 def _old_records(reader: Reader, several: Mapping[str, str]) -> Iterator[Record]:
     """The set's samples as records, each followed by its aliases."""
     nothing: Record = {
@@ -215,9 +214,22 @@ def _old_records(reader: Reader, several: Mapping[str, str]) -> Iterator[Record]
     }
     for _, facts in revise.every(reader):
         for one in (facts, *facts["aliases"]):
-            own = {} if one is facts else {"eye": "unknown", "device": None, "near": None}
+            own = {} if one is facts else {"eye": "unknown", "device": None}
             owned = {"file": several.get(one["key"], one["key"]), "place": one["key"] in several}
             yield {**nothing, **facts, **one, **own, **owned}
+
+
+def _near(reader: Reader) -> dict[int, int]:
+    """Near duplicates among the old samples: copy -> leader, by their numbers among `_old_records`."""
+    numbers: dict[str, int] = {}
+    leaders: dict[int, str] = {}
+    number = 0
+    for _, facts in revise.every(reader):
+        numbers[facts["key"]] = number
+        if facts.get("near"):
+            leaders[number] = facts["near"]
+        number += 1 + len(facts["aliases"])
+    return {copy: numbers[leader] for copy, leader in leaders.items()}
 
 
 def _changes(reader: Reader, several: Mapping[str, str], resolution: dedup.Resolution) -> revise.Changes:
@@ -230,10 +242,10 @@ def _changes(reader: Reader, several: Mapping[str, str], resolution: dedup.Resol
         for _ in facts["aliases"]:
             next(old)
         number += 1 + len(facts["aliases"])
-        changed = {name: now[name] for name in ("group", "split", "aliases", "id_conflict") if name in facts}
+        changed = {name: now[name] for name in ("group", "split", "aliases", "id_conflict")}
         if facts["eye"] != "unknown":
             changed["eye"] = now["eye"]
-        if any(facts[name] != value for name, value in changed.items()):
+        if any(facts.get(name) != value for name, value in changed.items()):
             changes[row] = {**facts, **changed}
     return changes
 

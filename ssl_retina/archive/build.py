@@ -184,8 +184,7 @@ def _stated(
 
 def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, first: FirstStage) -> Totals:
     """Under the lock: both stages, the index last."""
-    made_from = archive.identity(settings)
-    used = provenance.tools()
+    made_from, used = archive.identity(settings), provenance.tools()
     if output.claim(out, made_from, used) == output.Found.COMPLETE:
         return _complete(out, listener)
     chunks = first(archive, out, settings, listener)

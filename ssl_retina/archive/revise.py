@@ -5,7 +5,7 @@ is, byte for byte. Imports webdataset's writer, and so torch.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ class Holdings:
         splits = {one["split"] for one in (facts, *facts["aliases"]) if one["split"]}
         seen = {
             "no_patient": not everyone,
-            "id_conflict": len(everyone) > 1,
+            "id_conflict": facts.get("id_conflict", len(everyone) > 1),
+            "near_duplicate": bool(facts.get("near")),
             "split_conflict": len(splits) > 1,
             "eye_unknown": facts["eye"] == "unknown",
             pack.UNCROPPED: facts["modality"] != "oct" and facts["field_of_view"] is None,
@@ -54,7 +55,7 @@ class Holdings:
 
     def revised(self, remarks: Mapping[str, int]) -> dict[str, int]:
         """The remarks of a build with these counts in place of the ones that the samples decide."""
-        own = ("no_patient", "id_conflict", "split_conflict", "eye_unknown", pack.UNCROPPED)
+        own = ("no_patient", "id_conflict", "near_duplicate", "split_conflict", "eye_unknown", pack.UNCROPPED)
         stay = {
             name: count
             for name, count in remarks.items()
@@ -66,6 +67,12 @@ class Holdings:
 def owners(facts: Facts) -> set[str]:
     """The patients whose photograph a sample is: its own and those of its aliases."""
     return {one["patient"] for one in (facts, *facts["aliases"]) if one["patient"]}
+
+
+def cluster(facts: Facts) -> str:
+    """The key of the photograph that leads this one and its near duplicates."""
+    leader: str = facts.get("near") or facts["key"]
+    return leader
 
 
 def every(reader: Reader) -> Iterator[tuple[int, Facts]]:
@@ -81,34 +88,17 @@ def regrouped(samples: Iterable[tuple[int, Facts]], several: Mapping[str, str]) 
     """
     together = list(samples)
     sets = [[_owned(one, several) for one in (facts, *facts["aliases"])] for _, facts in together]
-    leaders = _leaders([facts for _, facts in together])
-    alike: dict[str, list[dict[str, Any]]] = {}
-    for leader, one_set in zip(leaders, sets, strict=True):
-        alike.setdefault(leader, []).extend(one_set)
-    roots = dedup.roots(alike.values())
+    clusters: dict[str, list[dict[str, Any]]] = {}
+    for (_, facts), own in zip(together, sets, strict=True):
+        clusters.setdefault(cluster(facts), []).extend(own)
+    roots = dedup.roots(clusters.values())
     changes: Changes = {}
-    for (row, facts), leader, one_set in zip(together, leaders, sets, strict=True):
+    for (row, facts), one_set in zip(together, sets, strict=True):
         everyone = sorted(filter(None, map(dedup.owner, one_set)))
-        now = {
-            "group": roots.get(everyone[0], everyone[0]) if everyone else facts["key"],
-            "near": None if leader == facts["key"] else leader,
-            "id_conflict": len({one["patient"] for one in alike[leader] if one["patient"]}) > 1,
-        }
-        changed = {name: value for name, value in now.items() if facts.get(name, value) != value}
-        if changed:
-            changes[row] = {**facts, **changed}
+        group = roots.get(everyone[0], everyone[0]) if everyone else facts["key"]
+        if group != facts["group"]:
+            changes[row] = {**facts, "group": group}
     return changes
-
-
-def _leaders(samples: Sequence[Facts]) -> list[str]:
-    """The key that each sample's near duplicates are named by: of those left, the first where it is gone."""
-    there = {facts["key"] for facts in samples}
-    heirs: dict[str, str] = {}
-    found = []
-    for facts in samples:
-        leader = facts.get("near") or facts["key"]
-        found.append(leader if leader in there else heirs.setdefault(leader, facts["key"]))
-    return found
 
 
 def _owned(one: Facts, several: Mapping[str, str]) -> dict[str, Any]:

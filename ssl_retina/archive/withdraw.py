@@ -127,8 +127,9 @@ def _taken_out(index: Index, reader: Reader, who: _Patient) -> dict[str, Any]:
     """Find the patient's photographs, write the files that differ, put them into the set; the answer."""
     gone: dict[int, revise.Facts] = {}
     holdings = revise.Holdings()
+    theirs = _clusters(reader, who)
     for row, facts in revise.every(reader):
-        if who.pseudonym in revise.owners(facts):
+        if revise.cluster(facts) in theirs:
             gone[row] = facts
         else:
             holdings.add(facts)
@@ -157,6 +158,12 @@ def _taken_out(index: Index, reader: Reader, who: _Patient) -> dict[str, Any]:
     return answer
 
 
+def _clusters(reader: Reader, who: _Patient) -> set[str]:
+    """The patient's photographs, each with its near duplicates: a resized copy shows the same eye."""
+    every = revise.every(reader)
+    return {revise.cluster(facts) for _, facts in every if who.pseudonym in revise.owners(facts)}
+
+
 def files_of_several(ledger: Path) -> dict[str, str]:
     """Key -> file of every picture that is not the only one of its file."""
     return {line["key"]: line["file"] for line in manifest.lines(ledger) if "file" in line}
@@ -165,7 +172,11 @@ def files_of_several(ledger: Path) -> dict[str, str]:
 def _answer(
     index: Index, gone: Mapping[int, revise.Facts], regrouped: Mapping[int, object]
 ) -> dict[str, Any]:
-    shared = [revise.owners(facts) for facts in gone.values() if len(revise.owners(facts)) > 1]
+    everyone: dict[str, set[str]] = {}
+    for facts in gone.values():
+        everyone.setdefault(revise.cluster(facts), set()).update(revise.owners(facts))
+    owners = [everyone[revise.cluster(facts)] for facts in gone.values()]
+    shared = [one for one in owners if len(one) > 1]
     return {
         "samples": len(gone),
         "shared": len(shared),

@@ -1,4 +1,4 @@
-"""Near duplicates in a set that changes: they keep their group, lose a leader, survive new files (F19)."""
+"""Near duplicates in a set that changes: they leave together, and stay together with new files (F19)."""
 
 from pathlib import Path
 from typing import Any
@@ -46,20 +46,12 @@ def _samples(place: Path) -> dict[str, dict[str, Any]]:
     return {names[key]: facts for key, facts in found.items()}
 
 
-def test_a_leader_that_leaves_hands_its_copies_to_the_first_that_stays(place: Path) -> None:
+def test_a_withdrawn_patient_takes_the_copies_of_their_eye_along(place: Path) -> None:
     before = _samples(place)
     assert [before[name]["near"] for name in "abcd"] == [None, before["a"]["key"], before["a"]["key"], None]
     assert [before[name]["id_conflict"] for name in "abcd"] == [True, True, True, False]
-    withdraw(place / "set", "A", key_file=place / "key")
-    after = _samples(place)
-    group = min(pseudonyms.patient(factory.KEY, one) for one in "BC")
-    assert [after[name]["near"] for name in "bcd"] == [None, after["b"]["key"], None]
-    assert [after[name]["group"] for name in "bc"] == [group] * 2
-    assert [after[name]["id_conflict"] for name in "bcd"] == [True, True, False]
-    withdraw(place / "set", "C", key_file=place / "key")
-    alone = _samples(place)
-    assert (alone["b"]["near"], alone["b"]["id_conflict"]) == (None, False)
-    assert alone["b"]["group"] == pseudonyms.patient(factory.KEY, "B")
+    withdraw(place / "set", "B", key_file=place / "key")
+    assert _samples(place) == {"d": before["d"]}
 
 
 def test_new_files_leave_near_duplicates_together(place: Path) -> None:

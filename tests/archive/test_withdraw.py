@@ -79,24 +79,46 @@ def test_only_the_shards_that_hold_the_patient_are_written_again(made: Path, out
     assert all(patient not in content for content in after.values())
 
 
-def test_the_set_is_what_a_build_without_the_patient_makes(made: Path, out: Path, tmp_path: Path) -> None:
-    """P2 shares a photograph with P6: it goes, and P6 is a group of its own again."""
-    group = _samples(out)[pseudonyms.image(factory.KEY, "18.png")]["group"]
-    done = withdraw(out, "P2", **_key(made))
-    assert (done.samples, done.files, done.shared, done.sharers, done.left) == (3, 5, 1, 1, 17)
-    source, table = _archive(tmp_path / "fresh", frozenset({"P2"}))
+@pytest.mark.parametrize("patient", ["P2", "P6"])
+def test_the_set_is_what_a_build_without_the_patient_makes(
+    made: Path, out: Path, tmp_path: Path, patient: str
+) -> None:
+    """P2 and P6 share a photograph: it goes with either, and the other is a group of its own again."""
+    done = withdraw(out, patient, **_key(made))
+    counts = {"P2": (3, 5, 1, 1, 17), "P6": (3, 4, 1, 1, 17)}
+    assert (done.samples, done.files, done.shared, done.sharers, done.left) == counts[patient]
+    source, table = _archive(tmp_path / "fresh", frozenset({patient}))
     shard(tmp_path / "fresh", source, "out", table=table, **OPTIONS)
     assert _samples(out) == _samples(tmp_path / "fresh" / "out")
     mine, theirs = (shards.read_index(one) for one in (out, tmp_path / "fresh" / "out"))
     assert mine.columns == theirs.columns
-    assert (mine.facts["totals"]["patients"], done.regrouped) == (
-        theirs.facts["totals"]["patients"],
-        2 if group == pseudonyms.patient(factory.KEY, "P2") else 0,
-    )
-    both = {pseudonyms.patient(factory.KEY, "P2"), pseudonyms.image(factory.KEY, "06.png")}
+    assert mine.facts["totals"]["patients"] == theirs.facts["totals"]["patients"]
+    both = {pseudonyms.patient(factory.KEY, patient)}
     for name, content in contents(out).items():
         if name != shards.LEDGER_NAME:
             assert not any(word.encode() in content for word in both), name
+
+
+def test_near_duplicates_of_the_patients_photographs_go_too(tmp_path: Path) -> None:
+    """A resized copy under another patient, marked as near: it shows the same eye, and names its leader."""
+    parts: list[tuple[str, bytes]] = []
+    for number, near in ((0, None), (1, 0), (2, None)):
+        facts = factory.facts(number) | {"near": None if near is None else factory.key(near)}
+        both = [pseudonyms.patient(factory.KEY, factory.patient_id(one, 16)) for one in (0, 1)]
+        facts |= {"group": min(both)} if number < 2 else {}
+        image = factory.encoded(factory.pixels(number))
+        parts += [(f"{facts['key']}.jpg", image), (f"{facts['key']}.json", json.dumps(facts).encode())]
+    factory.write_tar(tmp_path / "set-000000.tar", parts)
+    lines = [
+        {"key": factory.key(number), "outcome": "written", "reason": "", "detail": "", "source": ""}
+        for number in range(3)
+    ]
+    (tmp_path / shards.LEDGER_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    totals = {"scanned": 3, "written": 3, "rejected": 0, "duplicates": 0, "patients": 3, "shards": 1}
+    shard_index.write(tmp_path, {**factory.index_facts(), "totals": totals})
+    done = withdraw(tmp_path, factory.patient_id(0, 16), key_file=factory.write_key(tmp_path.parent / "key"))
+    assert (done.samples, done.shared, done.sharers, done.left) == (2, 2, 1, 1)
+    assert list(_samples(tmp_path)) == [factory.key(2)]
 
 
 def test_law_1_holds_and_the_ledger_says_withdrawn(made: Path, out: Path) -> None:
