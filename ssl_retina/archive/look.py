@@ -27,6 +27,9 @@ the same shadow look like copies (measured: 0.84 between two patients, 0.64 with
 FAINTEST = 1.0
 """Grey levels added to a local standard deviation, so that noise is not taken for structure."""
 
+SMALLEST = 128
+"""Pixels across a field of view that can be told from others: drawn eyes of two patients at 64 px could not."""
+
 FEWEST = 800
 """A look with fewer seen values tells nothing."""
 
@@ -37,6 +40,9 @@ LOWEST, HIGHEST = 5, 26
 
 def look(pixels: Pixels, field_of_view: tuple[float, ...] | None) -> Look | None:
     """The look of stored (height, width, 3) pixels; None where too little is seen, or nothing stands out."""
+    across = max(pixels.shape[:2]) if field_of_view is None else 2 * field_of_view[2]
+    if across < SMALLEST:
+        return None
     values, inside = _sampled(pixels, field_of_view)
     if inside.sum() < FEWEST:
         return None

@@ -82,6 +82,13 @@ def test_the_hash_of_the_mirrored_look_is_bits_turned_round() -> None:
     assert np.array_equal(plain ^ look.mirror_bits(), turned)
 
 
+def test_nothing_is_said_about_a_small_field() -> None:
+    """At 64 px two eyes of two patients looked alike."""
+    for size, known in ((200, True), (100, False)):
+        cleaned = clean(np.asarray(eye(1)), None, size)
+        assert (look.look(cleaned.pixels, cleaned.field_of_view) is not None) is known
+
+
 def test_nothing_is_said_about_a_photograph_without_structure() -> None:
     assert look.look(np.zeros((64, 64, 3), np.uint8), None) is None
     assert look.look(np.full((64, 64, 3), 90, np.uint8), (32.0, 32.0, 30.0, 30.0)) is None
