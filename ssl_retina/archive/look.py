@@ -28,7 +28,7 @@ FAINTEST = 1.0
 """Grey levels added to a local standard deviation, so that noise is not taken for structure."""
 
 SMALLEST = 128
-"""Pixels across a field of view that can be told from others: drawn eyes of two patients at 64 px could not."""
+"""Pixels across a field of view that is compared: at 64 px, drawn eyes of two patients looked alike."""
 
 FEWEST = 800
 """A look with fewer seen values tells nothing."""
