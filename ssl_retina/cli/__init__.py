@@ -9,7 +9,20 @@ import sys
 import typer
 
 from ssl_retina import files
-from ssl_retina.cli import archive, dedup, demo, embed, finetune, hub, launch, pretrain, probe, real, release
+from ssl_retina.cli import (
+    archive,
+    bench,
+    dedup,
+    demo,
+    embed,
+    finetune,
+    hub,
+    launch,
+    pretrain,
+    probe,
+    real,
+    release,
+)
 from ssl_retina.errors import UserError
 
 app = typer.Typer(
@@ -21,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-for _group in (demo, archive, dedup, pretrain, launch, release, hub, probe, finetune, embed, real):
+for _group in (demo, archive, dedup, pretrain, launch, release, hub, probe, finetune, embed, real, bench):
     _group.register(app)
 
 

@@ -1,0 +1,54 @@
+"""The verb `bench`: what a step of this program costs, beside the bare library calls on the same files."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ssl_retina.cli import console
+
+EPILOG = "Example: ssl-retina bench shard photos --files 24"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    group = typer.Typer(
+        help="Measure a step beside the bare library calls, in one run.", no_args_is_help=True
+    )
+    group.command("shard", epilog=EPILOG)(shard)
+    app.add_typer(group, name="bench")
+
+
+def shard(
+    folders: Annotated[list[Path], typer.Argument(metavar="SRC...", help="Folders of photographs.")],
+    files: Annotated[int, typer.Option(help="At most so many files of each folder, evenly spread.")] = 48,
+    rounds: Annotated[int, typer.Option(help="Times that everything is measured; medians are told.")] = 3,
+    size: Annotated[int, typer.Option(help="Longest side of a stored image in pixels.")] = 512,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Measure `shard` on one core: images/s, MB/s, where the time goes, and the ratio to bare Pillow.
+
+    Ratios are of one run, file by file, so another program on the machine slows both sides.
+    """
+    from ssl_retina.archive.settings import Settings
+    from ssl_retina.bench import shard as bench
+
+    plan = bench.Plan(files, rounds, Settings(size=size))
+    found = []
+    for folder in folders:
+        with console.progress(f"measured of {folder.name}", None) as advance:
+            found.append(bench.measure(folder, plan, advance))
+        _tell(found[-1])
+    if as_json:
+        console.result({"size": size, "rounds": rounds, "folders": found})
+
+
+def _tell(one: dict[str, Any]) -> None:
+    ratios = one["ratios"]
+    console.note(
+        f"{one['folder']}: {one['files']} files, {one['images_per_second_and_core']:.1f} images/s and "
+        f"{one['megabytes_per_second_and_core']:.1f} MB/s on one core; {one['ratio_to_bare']:.2f} times bare "
+        f"decode, resize and encode ({min(ratios):.2f} to {max(ratios):.2f} over the rounds)"
+    )
+    parts = {**one["parts"], "rest": one["rest"]}
+    console.note("  ms an image: " + ", ".join(f"{name} {1000 * value:.1f}" for name, value in parts.items()))
