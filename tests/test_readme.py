@@ -69,6 +69,9 @@ def test_documented_commands_parse(page: str, words: list[str]) -> None:
     verb, *arguments = words
     assert verb in group.commands, f"{page}: no verb {verb}"  # type: ignore[attr-defined]
     command = group.commands[verb]  # type: ignore[attr-defined]
+    if hasattr(command, "commands"):  # a group, such as bench
+        verb, *arguments = arguments
+        command = command.commands[verb]
     try:
         assert command.make_context(verb, [*arguments]).params
     except typer.Exit:  # an option that answers and ends, such as --recipe list
