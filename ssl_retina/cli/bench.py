@@ -12,9 +12,8 @@ EPILOG = "Example: ssl-retina bench shard photos --files 24"
 
 def register(app: typer.Typer) -> None:
     """Add the group."""
-    group = typer.Typer(
-        help="Measure a step beside the bare library calls, in one run.", no_args_is_help=True
-    )
+    about = "Measure a step beside the bare library calls, in one run."
+    group = typer.Typer(help=about, epilog=EPILOG, no_args_is_help=True)
     group.command("shard", epilog=EPILOG)(shard)
     app.add_typer(group, name="bench")
 
