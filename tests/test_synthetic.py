@@ -24,6 +24,8 @@ from ssl_retina.synthetic.marks import Marks
 from ssl_retina.synthetic.mess import plan_mess
 from ssl_retina.synthetic.photograph import eye_of, marks_of
 
+pytestmark = pytest.mark.slow  # the whole archive of the demo is drawn, twice
+
 FROZEN = {
     "attributes.csv": "a42005738afc726e455e4ec536cf0849cf861efaccc26e9a487a9c7f629f64ad",
     "labels.csv": "a3a958df12942eac6b749a49e44e88917ea64dee5ccb8633a504fc5fd9692957",

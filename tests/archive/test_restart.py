@@ -95,6 +95,7 @@ def test_f45_killed_in_the_first_stage(place: Path, tmp_path: Path) -> None:
         assert contents(out) == contents(place / "whole"), at
 
 
+@pytest.mark.slow
 def test_f45_killed_at_every_file_operation_of_the_second_stage(place: Path, tmp_path: Path) -> None:
     """Between close and rename, after each rename, in the index write, while the work folder is removed."""
     chunks = tmp_path / "chunks"

@@ -231,6 +231,7 @@ def test_a_declared_split_is_the_same_twice_and_with_workers(
     assert shares(tmp_path / "a") != shares(tmp_path / "d")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_killed_between_folds_it_goes_on_and_ends_the_same(
     crossed: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

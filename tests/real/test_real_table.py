@@ -56,6 +56,7 @@ def ready(data: Path, sharded: Path, key_file: Path) -> Ready:
 EXPORTS = [Path("out/seed-0/model"), Path("out/seed-1/model")]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("numbered")
 def test_test_labels_change_no_byte_of_the_dev_table_and_all_of_the_final_one(
     drawn: eyes.Eyes, sharded: Path, key_file: Path, tmp_path: Path

@@ -274,6 +274,7 @@ def test_a_commit_of_somebody_else_meanwhile_is_not_overwritten(hub: Hub, folder
     assert hub.repositories["site/retina"].head == {"theirs": b"x"}
 
 
+@pytest.mark.slow
 def test_the_way_there_and_back_reaches_no_other_host(folder: Path, tmp_path: Path) -> None:
     """Two commands as a user types them, in processes that end where they leave 127.0.0.1."""
     with speaking() as hub:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from factory import make_shards
 from servers import Server, listening
 
@@ -31,9 +32,11 @@ def asked_as(tmp_path: Path, **more: str) -> str:
     return " ".join(one.headers["user-agent"] for one in server.asked)
 
 
+@pytest.mark.slow
 def test_law_10_a_timm_name_tells_nothing_of_the_machines_libraries(tmp_path: Path) -> None:
     assert "torch" not in asked_as(tmp_path)
 
 
+@pytest.mark.slow
 def test_law_10_who_wants_to_tell_it_may(tmp_path: Path) -> None:
     assert "torch/" in asked_as(tmp_path, HF_HUB_DISABLE_TELEMETRY="0")

@@ -20,7 +20,11 @@ from ssl_retina.train.signals import Stop
 
 HERE = Path(__file__).parent
 
-pytestmark = [pytest.mark.parametrize("name", coupled_ranks.NAMES), pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize("name", coupled_ranks.NAMES),
+    pytest.mark.timeout(1200),
+]
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ def killed(folder: Path, points: list[int]) -> list[str]:
     return match.group(1).split()
 
 
+@pytest.mark.slow
 def test_f74_kill_9_around_a_save_and_resume(tmp_path: Path) -> None:
     """In the first save; between steps; in the second save before its rename, and right behind it."""
     calls = killed(tmp_path, [])
