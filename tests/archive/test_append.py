@@ -132,6 +132,7 @@ def test_an_append_only_adds(place: Path, change: str) -> None:
     assert contents(place / "old") == before
 
 
+@pytest.mark.slow
 def test_killed_anywhere_the_same_command_finishes_to_the_same_bytes(place: Path, tmp_path: Path) -> None:
     settings = _archive(place, OLD + GROWN + COPIES)
     shutil.copytree(place / "old", place / "wanted")

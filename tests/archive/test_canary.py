@@ -166,6 +166,7 @@ def _nowhere(content: bytes, where: str) -> None:
         assert _found(inner) == [], f"{where}, unpacked"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--lossless",)], ids=["jpeg", "png"])
 def test_f99_no_planted_word_is_in_any_output(
     planted: Path, tmp_path: Path, options: tuple[str, ...]

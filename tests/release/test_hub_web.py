@@ -507,6 +507,7 @@ def run(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_f94_kill_9_in_the_middle_then_the_same_command(server: Server, folder: Path, tmp_path: Path) -> None:
     """Continued, not begun anew: every byte of the weights is served once."""
     target, stopped = tmp_path / "in" / "x", 1_200_000
@@ -564,6 +565,7 @@ def test_ctrl_c_keeps_what_arrived(server: Server, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_acceptance_with_pythons_own_server(folder: Path, tmp_path: Path) -> None:
     """Published into a folder that `python -m http.server` serves, cut once, and fetched."""
     push.to_folder(folder, tmp_path / "registry")

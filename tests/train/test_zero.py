@@ -15,6 +15,7 @@ from ssl_retina import launch, methods
 from ssl_retina.train.engine import process_group
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
 EVERY_METHOD = pytest.mark.parametrize("name", methods.available())
 
 
@@ -188,7 +189,6 @@ def test_a_saved_state_continues_bit_for_bit_beside_small_whole_copies(quick: Pa
     assert_bits(result(quick, "mocov3-1-fp32"), found, steps=slice(stages.BROKEN + 1, None))
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @EVERY_METHOD
 class TestEveryMethod:
@@ -241,7 +241,6 @@ class TestEveryMethod:
                     assert_close(whole, found)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_accumulation_and_clipping_at_stage_3(two: Path) -> None:
     """Clipped gradients follow the norm, whose last digits differ."""
