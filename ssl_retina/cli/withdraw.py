@@ -57,7 +57,8 @@ def _result(done: "Withdrawal", found: "list[Exposed] | None") -> dict[str, Any]
     from ssl_retina.release.exposure import MEANING
 
     seen = None if found is None else [one.as_json() for one in found]
-    return {**done.as_json(), "seen_by": seen, "meaning": MEANING if found else None}
+    named = any(one.kind != "unread" for one in found or ())
+    return {**done.as_json(), "seen_by": seen, "meaning": MEANING if named else None}
 
 
 def _tell(done: "Withdrawal", folder: Path) -> None:
@@ -85,6 +86,12 @@ def _tell_runs(found: "list[Exposed]", runs: Path) -> None:
         console.note(f"no run and no export in {runs} names this set")
         return
     for one in found:
+        if one.kind == "unread":
+            console.note(
+                f"  NOT LOOKED INTO: {one.path} (it cannot be listed, or lies too deep): it may hold some"
+            )
+            continue
         which = f": {', '.join(one.checkpoints)}" if one.checkpoints else ""
         console.note(f"  seen by {one.kind} {one.path}{which}")
-    console.note(MEANING)
+    if any(one.kind != "unread" for one in found):
+        console.note(MEANING)

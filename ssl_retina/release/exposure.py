@@ -14,7 +14,7 @@ from typing import Any
 from ssl_retina.errors import InputError
 
 DEPTH = 6
-STATE = "state.json"
+CHECKPOINTS, STATE = "checkpoints", "state.json"
 CARD = "README.md"
 WEIGHTS = "model.safetensors"
 LIMIT = 16 * 1024 * 1024
@@ -27,9 +27,10 @@ MEANING = (
 
 @dataclass(frozen=True)
 class Exposed:
-    """One run or export. checkpoints: names of those that name a set, oldest first; empty for an export.
+    """One run or export. checkpoints: names of those that name a set, oldest first; empty for the others.
 
-    kind: `run` or `export`. path: below the folder that was searched.
+    kind: `run`, `export`, or `unread`: a folder that cannot be looked into, or lies too deep, may hold some.
+    path: below the folder that was searched.
     """
 
     kind: str
@@ -52,30 +53,37 @@ def find(folder: Path, digests: Collection[str]) -> list[Exposed]:
 
 def _found(folder: Path, top: Path, digests: frozenset[str], depth: int) -> Iterator[Exposed]:
     path = str(folder.relative_to(top))
-    seen = [one.parent.name for one in sorted(folder.glob(f"checkpoints/*/{STATE}")) if _names(one, digests)]
+    inner, checkpoints = _folders(folder), folder / CHECKPOINTS
+    if inner is None or (checkpoints.is_dir() and _folders(checkpoints) is None):
+        yield Exposed("unread", path, ())
+        return
+    states = sorted(checkpoints.glob(f"*/{STATE}"))
+    seen = [one.parent.name for one in states if _names(one, digests)]
     if seen:
         yield Exposed("run", path, tuple(seen))
     card = folder / CARD
     if (folder / WEIGHTS).is_file() and _is_small(card) and _mentions(card, digests):
         yield Exposed("export", path, ())
-    if depth:
-        for inner in _folders(folder):
-            yield from _found(inner, top, digests, depth - 1)
+    for one in inner:
+        if depth:
+            yield from _found(one, top, digests, depth - 1)
+        else:
+            yield Exposed("unread", str(one.relative_to(top)), ())
 
 
-def _folders(folder: Path) -> list[Path]:
-    """Folders in a folder, but for checkpoints and hidden ones; none where it cannot be listed."""
+def _folders(folder: Path) -> list[Path] | None:
+    """Folders in a folder, but for checkpoints and hidden ones; None where it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
             return [
                 Path(one.path) for one in entries if one.is_dir(follow_symlinks=False) and _open(one.name)
             ]
     except OSError:
-        return []
+        return None
 
 
 def _open(name: str) -> bool:
-    return not name.startswith(".") and name != "checkpoints"
+    return not name.startswith(".") and name != CHECKPOINTS
 
 
 def _is_small(path: Path) -> bool:

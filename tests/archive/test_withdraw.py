@@ -1,21 +1,22 @@
 """A patient leaves a set: every photograph, alias and pseudonym of theirs; whole or not at all."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import factory
 import pytest
 from killing import killed
-from photographs import contents, save, shard, write_table
+from photographs import contents, damage_of, samples_of, save, shard, write_table
 from typer.testing import CliRunner
 
 from ssl_retina import files, pseudonyms, shard_index, shards
 from ssl_retina.archive import withdraw as module
 from ssl_retina.archive.withdraw import withdraw
 from ssl_retina.cli import app
-from ssl_retina.data import inspection
+from ssl_retina.cli.withdraw import _tell_runs
 from ssl_retina.errors import InputError, ShardError, StateError
 from ssl_retina.release import exposure
 
@@ -50,18 +51,6 @@ def out(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made / "whole", tmp_path / "out"))
 
 
-def _samples(out: Path) -> dict[str, dict[str, Any]]:
-    reader = shards.Reader(shards.read_index(out))
-    try:
-        return {reader.key(row): dict(reader.facts(row)) for row in range(len(reader))}
-    finally:
-        reader.close()
-
-
-def _damage(out: Path) -> tuple[str, ...]:
-    return inspection.inspect(out, advance=lambda _: None).damage
-
-
 def _key(made: Path) -> dict[str, Path]:
     return {"key_file": made / "key"}
 
@@ -74,7 +63,7 @@ def test_only_the_shards_that_hold_the_patient_are_written_again(made: Path, out
     changed = {name for name in before if after.get(name) != before[name]}
     tars = {"retina-000000.tar", "retina-000001.tar"}
     assert changed == tars | {"index.json", "ledger.jsonl", "manifest.json", "positions.npy"}
-    assert _damage(out) == ()
+    assert damage_of(out) == ()
     patient = pseudonyms.patient(factory.KEY, "P1").encode()
     assert all(patient not in content for content in after.values())
 
@@ -89,7 +78,7 @@ def test_the_set_is_what_a_build_without_the_patient_makes(
     assert (done.samples, done.files, done.shared, done.sharers, done.left) == counts[patient]
     source, table = _archive(tmp_path / "fresh", frozenset({patient}))
     shard(tmp_path / "fresh", source, "out", table=table, **OPTIONS)
-    assert _samples(out) == _samples(tmp_path / "fresh" / "out")
+    assert samples_of(out) == samples_of(tmp_path / "fresh" / "out")
     mine, theirs = (shards.read_index(one) for one in (out, tmp_path / "fresh" / "out"))
     assert mine.columns == theirs.columns
     assert mine.facts["totals"]["patients"] == theirs.facts["totals"]["patients"]
@@ -118,7 +107,7 @@ def test_near_duplicates_of_the_patients_photographs_go_too(tmp_path: Path) -> N
     shard_index.write(tmp_path, {**factory.index_facts(), "totals": totals})
     done = withdraw(tmp_path, factory.patient_id(0, 16), key_file=factory.write_key(tmp_path.parent / "key"))
     assert (done.samples, done.shared, done.sharers, done.left) == (2, 2, 1, 1)
-    assert list(_samples(tmp_path)) == [factory.key(2)]
+    assert list(samples_of(tmp_path)) == [factory.key(2)]
 
 
 def test_law_1_holds_and_the_ledger_says_withdrawn(made: Path, out: Path) -> None:
@@ -142,7 +131,7 @@ def test_a_shard_that_is_empty_goes(made: Path, tmp_path: Path) -> None:
         withdraw(out, patient, **_key(made))
     assert not (out / "retina-000000.tar").exists()
     assert len(shards.read_index(out).facts["history"]) == 2
-    assert _damage(out) == ()
+    assert damage_of(out) == ()
 
 
 def test_killed_at_every_file_operation_the_same_command_finishes(
@@ -243,6 +232,34 @@ def _run_of(folder: Path, digest: str, step: int) -> None:
     state = folder / "checkpoints" / f"step-{step:08d}" / "state.json"
     state.parent.mkdir(parents=True)
     files.write_json(state, {"step": step, "data": {"digests": [digest]}})
+
+
+def test_folders_that_cannot_be_looked_into_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A list of runs that leaves some out without a word would be believed."""
+    digest = "a" * 64
+    _run_of(tmp_path / "open", digest, 1)
+    _run_of(tmp_path / "shut", digest, 1)
+    _run_of(tmp_path / "half", digest, 1)
+    _run_of(tmp_path.joinpath(*"1234567"), digest, 1)
+    scandir = os.scandir
+
+    def listed(folder: Path) -> object:
+        if folder in (tmp_path / "shut", tmp_path / "half" / "checkpoints"):
+            raise PermissionError(errno.EACCES, "closed")
+        return scandir(folder)
+
+    monkeypatch.setattr(exposure.os, "scandir", listed)
+    found = exposure.find(tmp_path, [digest])
+    assert [(one.kind, one.path) for one in found] == [
+        ("unread", "1/2/3/4/5/6/7"),
+        ("unread", "half"),
+        ("run", "open"),
+        ("unread", "shut"),
+    ]
+    _tell_runs(found, tmp_path)
+    assert capsys.readouterr().err.count("NOT LOOKED INTO") == 3
 
 
 def test_runs_that_have_seen_the_set_are_listed_also_after_a_second_withdrawal(
