@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import stat
 import tempfile
 from collections.abc import Collection, Iterator
@@ -32,6 +33,7 @@ __all__ = [
     "whole",
     "whole_alone",
     "write_bytes",
+    "write_first",
     "write_json",
 ]
 
@@ -193,6 +195,23 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write `content` whole."""
     with whole(path, mode) as temporary:
         temporary.write_bytes(content)
+
+
+def write_first(path: Path, content: bytes, mode: int = 0o644) -> bool:
+    """Write `content` whole unless the file is there already, and say whether it was written.
+
+    Of several writers exactly one is first: a link fails where a rename would replace.
+    """
+    candidate = path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
+    write_bytes(candidate, content, mode)
+    try:
+        os.link(candidate, path)
+    except FileExistsError:
+        return False
+    finally:
+        candidate.unlink()
+    sync_folder(path.parent)
+    return True
 
 
 def write_json(path: Path, content: Any, mode: int = 0o644) -> None:

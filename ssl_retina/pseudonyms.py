@@ -40,17 +40,9 @@ def make_key(path: Path) -> None:
 
 
 def _make_first(path: Path) -> bool:
-    """Make a key unless another process was first; a link fails where a rename would replace."""
+    """Make a key unless another process was first."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    candidate = path.with_name(f".{path.name}.candidate-{os.getpid()}")
-    files.write_bytes(candidate, secrets.token_hex(KEY_BYTES).encode() + b"\n", mode=0o600)
-    try:
-        os.link(candidate, path)
-    except FileExistsError:
-        return False
-    finally:
-        candidate.unlink()
-    return True
+    return files.write_first(path, secrets.token_hex(KEY_BYTES).encode() + b"\n", mode=0o600)
 
 
 def read_key(path: Path | None = None) -> bytes:

@@ -6,8 +6,6 @@ In: a folder and what identifies a run. Out: fresh, to be continued or complete;
 import contextlib
 import errno
 import json
-import os
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -76,23 +74,11 @@ def join(out: Path, identity: Mapping[str, Any], tools: Mapping[str, str]) -> Fo
     if foreign:
         raise StateError(f"{out} holds {len(foreign)} files of something else: give an empty or new --out")
     work.mkdir(exist_ok=True)
-    if not _first(work / PLAN_NAME, plan):
+    content = json.dumps(plan, indent=1, sort_keys=True).encode()
+    if not files.write_first(work / PLAN_NAME, content):  # another slice was faster
         _compare(out, json.loads((work / PLAN_NAME).read_bytes()), plan)
         return Found.UNFINISHED
     return Found.NOTHING
-
-
-def _first(path: Path, plan: Mapping[str, Any]) -> bool:
-    """Write the plan unless another slice was first; a link fails where a rename would replace."""
-    candidate = path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
-    files.write_json(candidate, plan)
-    try:
-        os.link(candidate, path)
-    except FileExistsError:
-        return False
-    finally:
-        candidate.unlink()
-    return True
 
 
 def require_same(

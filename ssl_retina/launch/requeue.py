@@ -11,7 +11,7 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-from ssl_retina import scheduler
+from ssl_retina import files, scheduler
 from ssl_retina.errors import RequeueError, UserError
 from ssl_retina.train import starts
 
@@ -55,9 +55,5 @@ def _idle(run_dir: Path) -> str | None:
 
 def _write_first(path: Path, exit_code: int) -> None:
     """Whole, and only where no other rank was first. A disk that refuses changes nothing else."""
-    temporary = path.with_name(f".{path.name}-{os.environ.get('RANK', '0')}")
     with contextlib.suppress(OSError):
-        temporary.write_text(f"{exit_code}\n")
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-        temporary.unlink()
+        files.write_first(path, f"{exit_code}\n".encode())

@@ -120,7 +120,7 @@ def test_a_slice_that_is_none_is_refused(text: str) -> None:
 def test_the_plan_of_the_first_slice_counts(tmp_path: Path) -> None:
     """Two that start at once: a link lets one of them be first."""
     plan = tmp_path / "plan.json"
-    assert output._first(plan, {"size": 1})
-    assert not output._first(plan, {"size": 2})
+    assert files.write_first(plan, b'{"size": 1}')
+    assert not files.write_first(plan, b'{"size": 2}')
     assert json.loads(plan.read_bytes()) == {"size": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
