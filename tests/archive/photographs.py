@@ -3,10 +3,13 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import factory
 
+from ssl_retina import shards
 from ssl_retina.archive.build import Settings, Totals, build
+from ssl_retina.data import inspection
 
 
 def save(path: Path, number: int, size: int = 64) -> Path:
@@ -39,3 +42,17 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def samples_of(out: Path) -> dict[str, dict[str, Any]]:
+    """The JSON of every sample of a set, by its key."""
+    reader = shards.Reader(shards.read_index(out))
+    try:
+        return {reader.key(row): dict(reader.facts(row)) for row in range(len(reader))}
+    finally:
+        reader.close()
+
+
+def damage_of(out: Path) -> tuple[str, ...]:
+    """What `inspect` finds wrong with a set."""
+    return inspection.inspect(out, advance=lambda _: None).damage

@@ -8,13 +8,12 @@ from typing import Any
 import factory
 import pytest
 from killing import Bomb, killed
-from photographs import contents, save, shard, write_table
+from photographs import contents, damage_of, samples_of, save, shard, write_table
 
 from ssl_retina import pseudonyms, shards
 from ssl_retina.archive.append import append
 from ssl_retina.archive.build import Listener, Settings
 from ssl_retina.archive.withdraw import withdraw
-from ssl_retina.data import inspection
 from ssl_retina.errors import StateError
 
 OLD = [(f"m{number:02d}.png", number, f"P{number // 2}") for number in range(8)]
@@ -56,18 +55,6 @@ def _add(place: Path, rows: list[tuple[str, int, str]], out: str = "old") -> Any
     return append(place / "archive", place / out, _archive(place, OLD + rows), Listener())
 
 
-def _samples(out: Path) -> dict[str, dict[str, Any]]:
-    reader = shards.Reader(shards.read_index(out))
-    try:
-        return {reader.key(row): dict(reader.facts(row)) for row in range(len(reader))}
-    finally:
-        reader.close()
-
-
-def _damage(out: Path) -> tuple[str, ...]:
-    return inspection.inspect(out, advance=lambda _: None).damage
-
-
 def test_old_shards_keep_their_bytes_and_new_ones_follow(place: Path) -> None:
     before = contents(place / "old")
     totals = _add(place, GROWN)
@@ -77,11 +64,11 @@ def test_old_shards_keep_their_bytes_and_new_ones_follow(place: Path) -> None:
     assert sorted(set(after) - set(before)) == ["retina-000002.tar"]
     assert (totals.scanned, totals.written, totals.rejected, totals.patients) == (12, 11, 1, 5)
     assert totals.remarks["visit_unknown"] == 1  # P1 has visits in the set, of which the order alone is kept
-    samples = _samples(place / "old")
+    samples = samples_of(place / "old")
     assert samples[pseudonyms.image(factory.KEY, "a0.png")]["visit"] == 0
     assert samples[pseudonyms.image(factory.KEY, "z1.png")]["visit"] is None
     assert after["ledger.jsonl"].startswith(before["ledger.jsonl"])
-    assert _damage(place / "old") == ()
+    assert damage_of(place / "old") == ()
     assert append(place / "archive", place / "old", _archive(place, OLD + GROWN), Listener()) == totals
     shard(place, place / "archive", "old", table=place / "t.csv", samples_per_shard=4)  # complete for `shard`
     assert contents(place / "old") == after
@@ -92,14 +79,14 @@ def test_a_copy_of_an_old_photograph_becomes_its_alias_as_in_one_run(place: Path
     before = contents(place / "old")
     totals = _add(place, COPIES)
     shard(place, place / "archive", "once", table=place / "t.csv", samples_per_shard=4)
-    once, added = _samples(place / "once"), _samples(place / "old")
+    once, added = samples_of(place / "once"), samples_of(place / "old")
     assert added == once
     counts = shards.read_index(place / "once").facts["totals"]
     same = ("scanned", "written", "rejected", "duplicates", "patients")
     assert {name: getattr(totals, name) for name in same} == {name: counts[name] for name in same}
     after = contents(place / "old")
     assert all(after[name] != before[name] for name in ("retina-000000.tar", "retina-000001.tar"))
-    assert _damage(place / "old") == ()
+    assert damage_of(place / "old") == ()
     ids = {pseudonyms.patient(factory.KEY, one) for one in ("P1", "P9")}
     assert added[pseudonyms.image(factory.KEY, "m02.png")]["group"] == min(ids)
 
@@ -111,7 +98,7 @@ def test_a_withdrawn_patient_does_not_come_back(place: Path) -> None:
     assert totals.reasons["withdrawn"] == 3
     gone = pseudonyms.patient(factory.KEY, "P1").encode()
     assert not any(gone in content for content in contents(place / "old").values())
-    assert _damage(place / "old") == ()
+    assert damage_of(place / "old") == ()
 
 
 @pytest.mark.parametrize("change", ["missing", "changed", "settings", "ages"])

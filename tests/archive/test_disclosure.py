@@ -8,7 +8,7 @@ from typing import Any
 
 import factory
 import pytest
-from photographs import contents, save, shard, write_table
+from photographs import contents, samples_of, save, shard, write_table
 
 from ssl_retina import pseudonyms, shards
 from ssl_retina.archive import attributes
@@ -128,16 +128,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _samples(out: Path) -> dict[str, dict[str, Any]]:
-    reader = shards.Reader(shards.read_index(out))
-    try:
-        return {reader.key(row): dict(reader.facts(row)) for row in range(len(reader))}
-    finally:
-        reader.close()
-
-
 def test_days_count_from_the_patients_first_visit_and_no_date_is_anywhere(made: Path) -> None:
-    samples = _samples(made / "out")
+    samples = samples_of(made / "out")
     first, second = (samples[pseudonyms.image(factory.KEY, f"{number}.png")] for number in (1, 13))
     assert (first["visit"], first["day"]) == (0, 0)
     assert (second["visit"], second["day"]) == (1, 365 + 12)
@@ -146,7 +138,7 @@ def test_days_count_from_the_patients_first_visit_and_no_date_is_anywhere(made: 
 
 
 def test_rare_ages_are_unknown_and_the_index_says_k(made: Path) -> None:
-    samples = _samples(made / "out")
+    samples = samples_of(made / "out")
     rare = samples[pseudonyms.image(factory.KEY, "0.png")]
     assert (rare["age"], rare["sex"]) == (None, None)
     assert samples[pseudonyms.image(factory.KEY, "1.png")]["age"] == "60-64"
@@ -158,7 +150,7 @@ def test_rare_ages_are_unknown_and_the_index_says_k(made: Path) -> None:
 
 
 def test_age_and_sex_are_taken_only_where_they_are_mapped(made: Path, tmp_path: Path) -> None:
-    assert not any({"age", "sex", "day"} & set(sample) for sample in _samples(made / "plain").values())
+    assert not any({"age", "sex", "day"} & set(sample) for sample in samples_of(made / "plain").values())
     assert json.loads((made / "plain" / "index.json").read_bytes())["ssl_retina"]["anonymity"]["k"] is None
     for wrong in ({"k": 0}, {"dates": "absolute"}):
         with pytest.raises(InputError):

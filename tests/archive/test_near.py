@@ -8,7 +8,7 @@ from pathlib import Path
 import factory
 import numpy as np
 import pytest
-from photographs import shard, write_table
+from photographs import samples_of, shard, write_table
 from PIL import Image, ImageOps
 
 from ssl_retina import pseudonyms, shards
@@ -122,13 +122,6 @@ def archive(tmp_path: Path) -> Path:
     return source
 
 
-def _samples(out: Path) -> dict[str, dict[str, object]]:
-    reader = shards.Reader(shards.read_index(out))
-    found = [dict(reader.facts(number)) for number in range(len(reader))]
-    reader.close()
-    return {str(facts["key"]): facts for facts in found}
-
-
 def _filters(**settings: str) -> object:
     from ssl_retina.archive.filters import Filters, NearDuplicates
 
@@ -141,7 +134,7 @@ def test_mark_keeps_the_sample_and_joins_the_patients(tmp_path: Path, archive: P
     totals = shard(tmp_path, archive, table=tmp_path / "table.csv")
     assert (totals.written, totals.duplicates) == (4, 0)
     assert (totals.remarks["near_duplicate"], totals.remarks["id_conflict"]) == (1, 2)
-    samples = _samples(tmp_path / "out")
+    samples = samples_of(tmp_path / "out")
     copy, first = (samples[pseudonyms.image(factory.KEY, name)] for name in ("a_copy.png", "p0.png"))
     assert (copy["near"], first["near"]) == (first["key"], None)
     assert copy["id_conflict"]
@@ -155,7 +148,7 @@ def test_merge_makes_it_an_alias_of_the_largest_and_off_looks_for_none(tmp_path:
     table = tmp_path / "table.csv"
     totals = shard(tmp_path, archive, table=table, filters=_filters(near_duplicates="merge"))
     assert (totals.written, totals.duplicates) == (3, 1)
-    first = _samples(tmp_path / "out")[pseudonyms.image(factory.KEY, "p0.png")]
+    first = samples_of(tmp_path / "out")[pseudonyms.image(factory.KEY, "p0.png")]
     assert [alias["key"] for alias in first["aliases"]] == [pseudonyms.image(factory.KEY, "a_copy.png")]
     ledger = [json.loads(line) for line in (tmp_path / "out" / shards.LEDGER_NAME).read_text().splitlines()]
     assert [line["of"] for line in ledger if line["outcome"] == "duplicate"] == [first["key"]]

@@ -5,14 +5,13 @@ from typing import Any
 
 import factory
 import pytest
-from photographs import shard, write_table
+from photographs import damage_of, samples_of, shard, write_table
 from test_near import COPIES, eye
 
-from ssl_retina import pseudonyms, shards
+from ssl_retina import pseudonyms
 from ssl_retina.archive.append import append
 from ssl_retina.archive.build import Listener, Settings
 from ssl_retina.archive.withdraw import withdraw
-from ssl_retina.data import inspection
 
 ROWS = [("a.png", "A"), ("b.png", "B"), ("c.png", "C"), ("d.png", "D")]
 """a is the largest: b and c are copies of it under other patients; d is another eye."""
@@ -36,14 +35,9 @@ def place(tmp_path: Path) -> Path:
 
 
 def _samples(place: Path) -> dict[str, dict[str, Any]]:
-    assert not inspection.inspect(place / "set", advance=lambda _: None).damage
-    reader = shards.Reader(shards.read_index(place / "set"))
-    try:
-        found = {reader.key(row): dict(reader.facts(row)) for row in range(len(reader))}
-    finally:
-        reader.close()
+    assert not damage_of(place / "set")
     names = {pseudonyms.image(factory.KEY, f"{name}.png"): name for name in "abcde"}
-    return {names[key]: facts for key, facts in found.items()}
+    return {names[key]: facts for key, facts in samples_of(place / "set").items()}
 
 
 def test_a_withdrawn_patient_takes_the_copies_of_their_eye_along(place: Path) -> None:

@@ -5,15 +5,13 @@ import os
 import shutil
 import signal
 import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from killing import Bomb, fork, killed
 from photographs import contents, save, shard, write_table
 
 from ssl_retina.archive import build as build_module
-from ssl_retina.archive import pack
 from ssl_retina.archive.build import Listener, Settings, build
 from ssl_retina.errors import StateError
 
@@ -38,47 +36,14 @@ def _options(folder: Path) -> dict[str, object]:
     return {"table": folder / "t.csv", "samples_per_shard": 7}
 
 
-class _Bomb:
-    """Ends this process with -9 at the n-th event; events stand before file operations, samples, chunks."""
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def tick(self, *_: object) -> None:
-        self.left -= 1
-        if self.left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def before(self, call: Callable[..., object]) -> Callable[..., object]:
-        def both(*arguments: object, **named: object) -> object:
-            self.tick()
-            return call(*arguments, **named)
-
-        return both
-
-
-def _fork() -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads: the child only builds
-        return os.fork()
-
-
 def _killed(folder: Path, out: Path, at: int) -> bool:
     """Build in a forked process that ends at event `at`; False where it ran through."""
-    child = _fork()
-    if child == 0:
-        bomb = _Bomb(at)
-        for name in ("replace", "mkdir", "unlink", "rmdir"):
-            setattr(os, name, bomb.before(getattr(os, name)))
-        pack.TarWriter.write = bomb.before(pack.TarWriter.write)
-        try:
-            settings = Settings(key_file=folder / "key", processes=1, **_options(folder))
-            build(folder / "archive", out, settings, Listener(progress=bomb.tick))
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert status in (0, signal.SIGKILL)
-    return status != 0
+
+    def work(bomb: Bomb) -> None:
+        settings = Settings(key_file=folder / "key", processes=1, **_options(folder))
+        build(folder / "archive", out, settings, Listener(progress=bomb.tick))
+
+    return killed(at, work)
 
 
 def _published(out: Path) -> list[str]:
@@ -87,7 +52,7 @@ def _published(out: Path) -> list[str]:
 
 def test_f45_killed_in_the_first_stage(place: Path, tmp_path: Path) -> None:
     """Before anything, after the plan, after the first chunk, after the second."""
-    for at in (0, 2, 3, 4, 5, 6):
+    for at in (0, 2, 3, 4, 5, 6, 7):
         out = tmp_path / str(at)
         assert _killed(place, out, at)
         assert _published(out) == []
@@ -145,7 +110,7 @@ def test_a_killed_worker_is_said_and_the_run_continues(place: Path, tmp_path: Pa
 def test_workers_end_with_their_killed_parent(place: Path, tmp_path: Path) -> None:
     """No orphan goes on writing into a folder that another run has taken over."""
     noted = tmp_path / "workers"
-    child = _fork()
+    child = fork()
     if child == 0:
 
         def die(done: int, total: int) -> None:

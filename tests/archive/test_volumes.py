@@ -10,7 +10,7 @@ import factory
 import numpy as np
 import pytest
 from dicom_objects import b_scan, encapsulated, file, jpeg, volume
-from photographs import save, shard
+from photographs import samples_of, save, shard
 from PIL import Image
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
@@ -22,14 +22,6 @@ from ssl_retina.archive.readers import dicom, images
 from ssl_retina.archive.rejection import Rejected
 from ssl_retina.archive.selection import Selection
 from ssl_retina.errors import InputError
-
-
-def _samples(out: Path) -> dict[str, dict[str, Any]]:
-    reader = shards.Reader(shards.read_index(out))
-    try:
-        return {reader.key(number): dict(reader.facts(number)) for number in range(len(reader))}
-    finally:
-        reader.close()
 
 
 def _ledger(out: Path) -> dict[str, dict[str, str]]:
@@ -71,7 +63,7 @@ def test_a_volume_becomes_samples_with_their_place(tmp_path: Path) -> None:
     (source / "volume.dcm").write_bytes(file(volume(5)))
     totals = shard(tmp_path, source, frames := "out", id_map=tmp_path / "map.csv")
     assert (totals.scanned, totals.written, totals.patients) == (6, 6, 1)
-    samples = _samples(tmp_path / frames)
+    samples = samples_of(tmp_path / frames)
     keys = [pseudonyms.part(factory.KEY, "volume.dcm", f"frame {number}") for number in range(5)]
     place = [(samples[key]["volume"], samples[key]["slice"], samples[key]["slices"]) for key in keys]
     assert place == [(pseudonyms.image(factory.KEY, "volume.dcm"), number, 5) for number in range(5)]
@@ -93,7 +85,7 @@ def test_slices_that_are_not_taken_have_their_line(tmp_path: Path) -> None:
     (source / "volume.dcm").write_bytes(file(volume(5)))
     totals = shard(tmp_path, source, selection=Selection("central-2"))
     assert (totals.scanned, totals.written, dict(totals.reasons)) == (5, 2, {"not_selected": 3})
-    assert {one["slice"] for one in _samples(tmp_path / "out").values()} == {2, 3}
+    assert {one["slice"] for one in samples_of(tmp_path / "out").values()} == {2, 3}
 
 
 def test_f37_one_bad_slice_leaves_the_volume(tmp_path: Path) -> None:
@@ -110,7 +102,7 @@ def test_f37_one_bad_slice_leaves_the_volume(tmp_path: Path) -> None:
     totals = shard(tmp_path, source)
     assert (totals.scanned, totals.written) == (8, 6)
     assert dict(totals.reasons) == {"truncated": 1, "bad_geometry": 1}
-    assert sorted(one["slice"] for one in _samples(tmp_path / "out").values()) == [0, 1, 2, 5, 6, 7]
+    assert sorted(one["slice"] for one in samples_of(tmp_path / "out").values()) == [0, 1, 2, 5, 6, 7]
 
 
 def _grey_jpeg(number: int) -> bytes:
@@ -167,7 +159,7 @@ def test_without_a_patient_all_pictures_of_a_file_are_one_group(tmp_path: Path) 
     (source / "c.dcm").write_bytes(file(volume(2, PatientID="", PixelData=far)))
     totals = shard(tmp_path, source)
     assert (totals.scanned, totals.written, totals.duplicates) == (8, 7, 1)
-    groups = {one["volume"]: one["group"] for one in _samples(tmp_path / "out").values()}
+    groups = {one["volume"]: one["group"] for one in samples_of(tmp_path / "out").values()}
     a, b, c = (pseudonyms.image(factory.KEY, f"{name}.dcm") for name in "abc")
     assert groups == {a: min(a, b), b: min(a, b), c: c}
 
@@ -182,7 +174,7 @@ def test_f13_pages_are_refused_or_taken(tmp_path: Path) -> None:
     assert (first.scanned, first.written, dict(first.reasons)) == (4, 2, {"not_selected": 2})
     assert shard(tmp_path, source, "all", selection=Selection(pages="all")).written == 4
     keys = [pseudonyms.part(factory.KEY, "pages.tif", f"page {number}") for number in range(3)]
-    samples = _samples(tmp_path / "all")
+    samples = samples_of(tmp_path / "all")
     assert {samples[key]["group"] for key in keys} == {pseudonyms.image(factory.KEY, "pages.tif")}
     assert {samples[key]["volume"] for key in keys} == {None}
 
