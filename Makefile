@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
+# tests side by side, a file to a process: one test uses one core for most of its time
+SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: setup demo real test slow slurm check clean
 setup: $(VENV)/.installed
@@ -20,10 +22,10 @@ real: setup
 	$(BIN)/ssl-retina real $(if $(DATA),"$(DATA)") --out out/real
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not slurm"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not slurm"
 
 slow: setup
-	$(BIN)/python -m pytest -m "slow and not slurm"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not slurm"
 
 slurm: setup
 	$(BIN)/python -m pytest -m slurm -s tests/slurm

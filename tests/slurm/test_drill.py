@@ -108,7 +108,7 @@ def test_two_nodes_train_to_the_end(drill: Drill, whole: str) -> None:
     assert set(re.findall(r"SLURM_NODEID=(\d) of 2", log)) == {"0", "1"}
     assert f"{STEPS} steps, loss" in log
     assert "Traceback" not in log
-    wait_for(lambda: drill.accounting(whole) == [("COMPLETED", "0:0")], 20, "sacct knows of the end")
+    wait_for(lambda: drill.accounting(whole) == [("COMPLETED", "0:0")], 60, "sacct knows of the end")
     (start,) = starts.read(drill.folder / "whole")
     assert (start.world_size, start.hosts, start.job, start.end) == (2, 2, whole, "done")
     assert drill.state("whole") == "finished"
@@ -131,7 +131,7 @@ def test_f73_the_warning_before_the_time_limit_saves_and_requeues(drill: Drill, 
     first, second = starts.read(drill.folder / "warned")
     assert (first.restart, first.end, second.restart, second.end) == (0, "signal", 1, "done")
     assert STEPS // 3 <= second.step < STEPS
-    wait_for(lambda: drill.accounting(job) == [("REQUEUED", "0:0"), ("COMPLETED", "0:0")], 20, "sacct knows")
+    wait_for(lambda: drill.accounting(job) == [("REQUEUED", "0:0"), ("COMPLETED", "0:0")], 60, "sacct knows")
 
 
 def test_a_job_that_is_preempted_and_then_requeued_by_hand(drill: Drill, whole: str) -> None:
@@ -142,22 +142,22 @@ def test_a_job_that_is_preempted_and_then_requeued_by_hand(drill: Drill, whole: 
     wait_for(lambda: len(starts.read(drill.folder / "urgent")) == 2, 500, "the preempted job's second start")
     drill.until_step("urgent", STEPS // 2)
     drill.cluster.ask("scontrol", "requeue", job)
-    wait_for(lambda: drill.cluster.state(job) in ("PENDING", "COMPLETING"), 60, "requeued")
+    wait_for(lambda: drill.cluster.state(job) in ("PENDING", "COMPLETING"), 120, "requeued")
     drill.until(job, "COMPLETED", "FAILED")
     log = drill.log("urgent")
     assert drill.product("urgent") == drill.product("whole"), log
     assert log.count("goes back to the queue") == 1
     found = starts.read(drill.folder / "urgent")
     assert [(start.restart, start.end) for start in found] == [(0, "signal"), (1, "signal"), (2, "done")]
-    wait_for(lambda: len(drill.accounting(job)) == 3, 20, "sacct knows")
+    wait_for(lambda: len(drill.accounting(job)) == 3, 60, "sacct knows")
 
 
 def test_f74_a_killed_rank_ends_the_job_and_the_next_one_goes_on(drill: Drill, whole: str) -> None:
     job = drill.launch("killed")
     drill.until_step("killed", STEPS // 3)
     os.kill(ranks(drill.folder / "killed")[-1], signal.SIGKILL)
-    wait_for(lambda: drill.cluster.state(job) == "FAILED", 60, "the job failed")
-    wait_for(lambda: not named(drill.folder / "killed"), 30, "no process is left")
+    wait_for(lambda: drill.cluster.state(job) == "FAILED", 120, "the job failed")
+    wait_for(lambda: not named(drill.folder / "killed"), 60, "no process is left")
     assert drill.state("killed") in ("interrupted", "failed")
     again = drill.launch("killed")
     assert again != job
@@ -165,7 +165,9 @@ def test_f74_a_killed_rank_ends_the_job_and_the_next_one_goes_on(drill: Drill, w
     log = drill.log("killed")
     assert drill.product("killed") == drill.product("whole"), log
     assert len(starts.read(drill.folder / "killed")) == 2
-    wait_for(lambda: drill.accounting(job) == [("FAILED", "1:0")], 20, "sacct knows")
+    wait_for(lambda: [state for state, _ in drill.accounting(job)] == ["FAILED"], 60, "sacct knows")
+    # srun's exit code is that of whichever node's end it heard of first: the killed rank's, or SIGTERM's
+    assert drill.accounting(job)[0][1] not in ("0:0", "75:0")
     drill.accounting(again)
 
 
