@@ -27,9 +27,10 @@ from ssl_retina.archive import (
     together,
 )
 from ssl_retina.archive.matching import Stated
+from ssl_retina.archive.rejection import IO
 from ssl_retina.archive.scan import Found, scan
 from ssl_retina.archive.settings import Listener, Settings, Totals
-from ssl_retina.archive.worker import IO, Job
+from ssl_retina.archive.worker import Job
 from ssl_retina.errors import InputError
 
 __all__ = ["Listener", "Settings", "Totals", "build"]
@@ -139,7 +140,7 @@ def survey(source: Path, out: Path, settings: Settings, listener: Listener) -> A
         size=settings.size,
         encoding=settings.encoding,
         keep_other=settings.keep_other,
-        selection=settings.selection,
+        selection=dataclasses.replace(settings.selection, enough=settings.enough),
         keep_text=settings.keep_text,
     )
     return Archive(job, found, stated, remarks)

@@ -92,8 +92,13 @@ def _thumbnail(pixels: Pixels) -> _Thumbnail:
 
 def _blank(pixels: Pixels) -> bool:
     """Whether no channel has more range than noise."""
-    low, high = np.quantile(pixels[::2, ::2].reshape(-1, 3), (0.005, 0.995), axis=0)
-    return bool((high - low).max() < BLANK_RANGE)
+    ranges = [np.diff(field_of_view.quantiles(one, (0.005, 0.995))) for one in _sampled(pixels)]
+    return bool(max(ranges) < BLANK_RANGE)
+
+
+def _sampled(pixels: Pixels) -> Pixels:
+    """Every other pixel of every other row as (3, height, width), one channel behind the other."""
+    return np.ascontiguousarray(np.moveaxis(pixels[::2, ::2], 2, 0))
 
 
 def _circle(thumbnail: _Thumbnail) -> Circle | None:
@@ -108,14 +113,14 @@ def _circle(thumbnail: _Thumbnail) -> Circle | None:
 
 def _modality(pixels: Pixels, circle: Circle | None) -> str:
     """A grey picture without a sure circle is no photograph of a fundus; a clearly red one is."""
-    sample = pixels[::2, ::2]
-    chroma = np.quantile(sample.max(axis=2) - sample.min(axis=2), 0.98)
+    red, green, blue = _sampled(pixels)
+    most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    (chroma,) = field_of_view.quantiles(most - least, (0.98,))
     if chroma <= GREY_CHROMA:
         if circle is not None and circle.support >= GREY_SUPPORT and circle.visible >= GREY_VISIBLE:
             return "fundus"
         return "oct" if _layered(pixels[..., 1]) else "other"
-    red, green, blue = sample.reshape(-1, 3).mean(axis=0)
-    warm = red > WARMTH * green and green >= 0.8 * blue
+    warm = red.mean() > WARMTH * green.mean() and green.mean() >= 0.8 * blue.mean()
     return "fundus" if circle is not None or warm else "other"
 
 
@@ -205,6 +210,8 @@ def _shrink(pixels: Pixels, size: int) -> Pixels:
 
 def _blacken(pixels: Pixels, x: float, y: float, radius: float) -> None:
     """Set what lies outside the circle to black, in place."""
-    rows = (np.arange(pixels.shape[0]) + 0.5 - y)[:, None] ** 2
-    columns = (np.arange(pixels.shape[1]) + 0.5 - x)[None, :] ** 2
-    pixels[rows + columns > (radius + 0.5) ** 2] = 0
+    height, width = pixels.shape[:2]
+    rows = (np.arange(height) + 0.5 - y)[:, None] ** 2
+    columns = np.repeat((np.arange(width) + 0.5 - x) ** 2, 3)  # a value for each sample: one flat product
+    samples = pixels.reshape(height, 3 * width)
+    samples *= rows + columns <= (radius + 0.5) ** 2

@@ -141,10 +141,27 @@ def _without_mean(values: NDArray[np.float32], inside: NDArray[np.float32], half
 
 
 def window_sums(values: NDArray[np.float32], half: int) -> NDArray[np.float32]:
-    """Sums over square windows of 2 half + 1 values."""
-    side = 2 * half + 1
-    padded = np.pad(values, ((half + 1, half), (0, 0))).cumsum(axis=0, dtype=np.float32)
-    rows = padded[side:] - padded[:-side]
-    padded = np.pad(rows, ((0, 0), (half + 1, half))).cumsum(axis=1, dtype=np.float32)
-    sums: NDArray[np.float32] = padded[:, side:] - padded[:, :-side]
-    return sums
+    """Sums over square windows of 2 half + 1 values; nothing lies beyond the edges."""
+    for axis in (0, 1):
+        values = _run_sums(
+            np.pad(values, [(half, half) if axis == one else (0, 0) for one in (0, 1)]), 2 * half + 1, axis
+        )
+    return values
+
+
+def _run_sums(values: NDArray[np.float32], length: int, axis: int) -> NDArray[np.float32]:
+    """Sums of `length` neighbours along an axis, by doubling: of runs of 1, 2, 4, ... those that add up."""
+    count = values.shape[axis] - length + 1
+    total, taken, run, width = np.zeros((), np.float32), 0, values, 1
+    while True:
+        if length & width:
+            total = total + _cut(run, taken, count, axis)
+            taken += width
+        if 2 * width > length:
+            return total
+        run = _cut(run, 0, run.shape[axis] - width, axis) + _cut(run, width, run.shape[axis] - width, axis)
+        width *= 2
+
+
+def _cut(values: NDArray[np.float32], start: int, count: int, axis: int) -> NDArray[np.float32]:
+    return values[start : start + count] if axis == 0 else values[:, start : start + count]

@@ -39,10 +39,14 @@ WHOLE = Place()
 
 @dataclass(frozen=True)
 class Part:
-    """One picture of a file that is not decoded yet; `decode` raises Rejected."""
+    """One picture of a file that is not decoded yet; `decode` and `in_full` raise Rejected.
+
+    in_full: where `decode` gives fewer pixels than the file holds, decodes them all.
+    """
 
     place: Place
     decode: "Callable[[], Picture]"
+    in_full: "Callable[[], Picture] | None" = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Picture:
     modality: "fundus", "oct" or "other" where the file itself says so, else None.
     facts: raw values under the allow-listed names patient, eye, device, visit, straight from DICOM; they may
         identify a patient and stay in memory until they are made pseudonyms.
+    stored: width and height in the file where it was decoded at a smaller scale, else None.
     notes: what was mended on the way, such as "trailer" or "scaled_16_bit:12-4031"; for the ledger.
     """
 
@@ -60,6 +65,12 @@ class Picture:
     modality: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    stored: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in the file, upright."""
+        return self.stored or (self.pixels.shape[1], self.pixels.shape[0])
 
 
 def check_size(width: int, height: int) -> None:

@@ -3,6 +3,12 @@
 Bad input is data, not a defect: readers and cleaning raise `Rejected`, the build writes it to the ledger.
 """
 
+import errno
+from types import TracebackType
+
+IO = "io"
+UNEXPECTED = "unexpected"
+
 
 class Rejected(Exception):  # noqa: N818 - the word of the ledger
     """A file that is left out; `reason` is a code to count by, `detail` holds numbers, no words of the file.
@@ -20,3 +26,23 @@ class Rejected(Exception):  # noqa: N818 - the word of the ledger
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+class Unforeseen:
+    """Turns an exception that nobody foresaw into a rejection that names its type and nothing else.
+
+    A message or a traceback of a parser may quote a name, a path or a tag (faults.md F100). Such files are
+    counted, and many of them stop the run (`stage.Limit`); a lack of memory is no property of a file.
+    """
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, Rejected | MemoryError):
+            return
+        if isinstance(error, OSError) and error.errno is not None:
+            raise Rejected(IO, errno.errorcode.get(error.errno, "errno")) from None
+        raise Rejected(UNEXPECTED, type(error).__name__) from None

@@ -21,11 +21,13 @@ class Selection:
     frames: `all`, `every-N` or `central-N` B-scans of an OCT volume. pages: what to do with a TIFF or GIF of
     several pages: `refuse`, `first` or `all`. also: DICOM kinds that are read only when asked for: `vl`
     (visible light photographs of any part of the body), `sc` (secondary captures).
+    enough: a JPEG may be decoded at 1/2, 1/4 or 1/8 while both its sides keep so many pixels; 0: never.
     """
 
     frames: str = "all"
     pages: str = "refuse"
     also: tuple[str, ...] = ()
+    enough: int = 0
 
     def __post_init__(self) -> None:
         if not _FRAMES.fullmatch(self.frames):

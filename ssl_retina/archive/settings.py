@@ -30,6 +30,7 @@ class Settings:
     pattern: what the bare file names state, such as `{patient}_{eye}`.
     size: side of the written squares in pixels. samples_per_shard: images of one tar.
     selection: which pictures of a file with several.
+    full_decode: decode every pixel of JPEGs that are stored far smaller, too.
     keep_other: keep pictures that look like neither a photograph nor a scan of a retina.
     keep_text: keep pictures that bear a line of letters.
     filters: what is marked, taken out, spared and weighted.
@@ -46,6 +47,7 @@ class Settings:
     encoding: Encoding = field(default_factory=Encoding)
     samples_per_shard: int = 2048
     selection: Selection = field(default_factory=Selection)
+    full_decode: bool = False
     keep_other: bool = False
     keep_text: bool = False
     filters: Filters = field(default_factory=Filters)
@@ -83,6 +85,11 @@ class Settings:
         return self.processes or _cores()
 
     @property
+    def enough(self) -> int:
+        """Pixels that both sides of a JPEG keep in decoding: half as much again as is stored; 0: all."""
+        return 0 if self.full_decode else self.size * 3 // 2
+
+    @property
     def rule(self) -> Rule:
         """What may be written of a patient beside the pictures."""
         return Rule(self.k, self.dates)
@@ -103,6 +110,7 @@ class Settings:
             "frames": self.selection.frames,
             "pages": self.selection.pages,
             "also": sorted(self.selection.also),
+            "full_decode": self.full_decode,
             "keep_text": self.keep_text,
             **self.filters.decisive(),
             "site": self.site,

@@ -4,7 +4,6 @@ In: a `Job` and rows of the scan. Out: `chunk-000012.bin` and, last, `chunk-0000
 both whole; they hold pseudonyms and no word of the source.
 """
 
-import errno
 import functools
 import hashlib
 import hmac
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 from ssl_retina import files, pseudonyms
@@ -33,12 +31,10 @@ from ssl_retina.archive import (
 from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.encode import Encoding, encode
 from ssl_retina.archive.found import Found
-from ssl_retina.archive.picture import WHOLE, Part, Place
-from ssl_retina.archive.rejection import Rejected
+from ssl_retina.archive.picture import WHOLE, Part, Picture, Place
+from ssl_retina.archive.rejection import IO, Rejected, Unforeseen
 from ssl_retina.archive.selection import EVERYTHING, Selection
 
-IO = "io"
-UNEXPECTED = "unexpected"
 PAUSES = (0.02, 0.1)
 """Seconds before a file that could not be read is tried again."""
 
@@ -147,7 +143,7 @@ def _records(job: Job, source: _Source, stream: BinaryIO) -> list[Record]:
     """The records of one file, one for each of its pictures; each with a digest of the file."""
     digest = ""
     try:
-        with _Unforeseen():
+        with Unforeseen():
             if source.found.reason:
                 raise Rejected(*source.found.reason.split(": ", 1))
             content = source.content()
@@ -172,7 +168,7 @@ def _refused(job: Job, found: Found, place: Place, refusal: Rejected) -> Record:
 
 def _record(job: Job, source: _Source, part: Part, stream: BinaryIO) -> Record:
     try:
-        with _Unforeseen():
+        with Unforeseen():
             record, image, seen = _photograph(job, source.found, source.stated, part)
     except Rejected as refusal:
         return _refused(job, source.found, part.place, refusal)
@@ -194,9 +190,7 @@ def _photograph(
     job: Job, found: Found, stated: Attributes | None, part: Part
 ) -> tuple[Record, bytes, look.Look | None]:
     """One picture as its record, its encoded image and its look, if it is a fundus. Raises Rejected."""
-    picture = part.decode()
-    modality = picture.modality or (stated.modality if stated else None)
-    cleaned = clean.clean(picture.pixels, modality, job.size)
+    picture, modality, cleaned = _cleaned(part, stated, job.size)
     if modality is None and cleaned.modality == "other" and not job.keep_other:
         raise Rejected("not_retinal")
     if cleaned.field_of_view is None and not job.keep_text and text.bears_text(cleaned.pixels):
@@ -213,8 +207,8 @@ def _photograph(
         "modality": cleaned.modality,
         "width": width,
         "height": height,
-        "source_width": picture.pixels.shape[1],
-        "source_height": picture.pixels.shape[0],
+        "source_width": picture.size[0],
+        "source_height": picture.size[1],
         "field_of_view": None if ellipse is None else [round(float(value), 2) for value in ellipse],
         "pixels_sha256": clean.pixels_sha256(picture.pixels),
         "quality": _quality(cleaned),
@@ -224,6 +218,20 @@ def _photograph(
     }
     seen = look.look(cleaned.pixels, ellipse) if cleaned.modality == "fundus" else None
     return record, image, seen
+
+
+def _cleaned(part: Part, stated: Attributes | None, size: int) -> tuple[Picture, str | None, clean.Cleaned]:
+    """A picture, what it is said to show, and what is stored of it.
+
+    Decoded in full where a small field of view leaves fewer pixels than are wanted. Raises Rejected.
+    """
+    picture = part.decode()
+    modality = picture.modality or (stated.modality if stated else None)
+    cleaned = clean.clean(picture.pixels, modality, size)
+    if picture.stored is None or max(cleaned.pixels.shape) >= size:
+        return picture, modality, cleaned
+    assert part.in_full is not None
+    return _cleaned(Part(part.place, part.in_full), stated, size)
 
 
 def _quality(cleaned: clean.Cleaned) -> dict[str, Any] | None:
@@ -261,26 +269,6 @@ def _content(job: Job, found: Found, reader: containers.Reader) -> bytes:
                 raise
         time.sleep(pause)
     raise AssertionError
-
-
-class _Unforeseen:
-    """Turns an exception that nobody foresaw into a rejection that names its type and nothing else.
-
-    A message or a traceback of a parser may quote a name, a path or a tag (faults.md F100). Such files are
-    counted, and many of them stop the run (`stage.Limit`); a lack of memory is no property of a file.
-    """
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not isinstance(error, Exception) or isinstance(error, Rejected | MemoryError):
-            return
-        if isinstance(error, OSError) and error.errno is not None:
-            raise Rejected(IO, errno.errorcode.get(error.errno, "errno")) from None
-        raise Rejected(UNEXPECTED, type(error).__name__) from None
 
 
 def raw_patient(job: Job, found: Found) -> str:

@@ -1,7 +1,8 @@
 """What `shard` costs a core: its own first stage, its parts, and the bare library calls on the same files.
 
-In: folders of photographs. Out: seconds of every part and ratios, all of one run and one process. Every few
-files go through all three in turn, so that a machine that others use slows them alike.
+In: folders of photographs. Out: seconds of every part and ratios, all of one run and one process. Seconds
+are of the processor, waiting is not counted; every few files go through all ways in turn, so that what others
+do to the machine's caches and clock slows all of them.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
+from threadpoolctl import threadpool_limits
 
 from ssl_retina.archive import clean, containers, features, look, quality, readers, text, worker
 from ssl_retina.archive.encode import Encoding, encode
@@ -53,7 +55,7 @@ def measure(folder: Path, plan: Plan, advance: Callable[[int], None]) -> dict[st
     """Measure one folder. Raises InputError where it holds no photograph that Pillow reads."""
     chosen = _chosen(folder, plan.files)
     rounds = []
-    with tempfile.TemporaryDirectory(prefix="ssl-retina-") as work:
+    with threadpool_limits(1), tempfile.TemporaryDirectory(prefix="ssl-retina-") as work:
         job = _job(folder, Path(work), plan.settings)
         for number in range(plan.rounds):
             turns = [chosen[at : at + TOGETHER] for at in range(0, len(chosen), TOGETHER)]
@@ -71,6 +73,7 @@ def _told(rounds: Sequence[Seconds], chosen: Sequence[Found], size: int) -> dict
     """Medians over the rounds; of the ratio all of them, since it is what a reader wants to believe."""
     median = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
     ratios = [one["shard"] / one["bare"] for one in rounds]
+    in_full = [one["shard"] / one["bare_in_full"] for one in rounds]
     parts = {name: median[name] / len(chosen) for name in PARTS}
     return {
         "images_per_second_and_core": len(chosen) / median["shard"],
@@ -80,6 +83,7 @@ def _told(rounds: Sequence[Seconds], chosen: Sequence[Found], size: int) -> dict
         "rest": median["shard"] / len(chosen) - sum(parts.values()),
         "ratio_to_bare": statistics.median(ratios),
         "ratios": ratios,
+        "ratio_to_bare_in_full": statistics.median(in_full),
     }
 
 
@@ -112,15 +116,17 @@ def _job(folder: Path, work: Path, settings: Settings) -> worker.Job:
         site="",
         size=settings.size,
         encoding=settings.encoding,
+        selection=dataclasses.replace(settings.selection, enough=settings.enough),
     )
 
 
 def _turn(job: worker.Job, chosen: Sequence[Found], number: int, advance: Callable[[int], None]) -> Seconds:
-    """Seconds of a few files: the first stage as it is, its parts, the bare calls; the order rotates."""
+    """Seconds of a few files: the first stage, its parts, the bare calls twice; the order rotates."""
     ways: list[Callable[[], Seconds]] = [
         lambda: _stage(job, chosen),
         lambda: _sum(_parts(job, one) for one in chosen),
-        lambda: _sum(_bare(job, one) for one in chosen),
+        lambda: _sum({"bare": _bare(job, one, job.selection.enough)} for one in chosen),
+        lambda: _sum({"bare_in_full": _bare(job, one, 0)} for one in chosen),
     ]
     seconds: Seconds = {}
     for at in range(len(ways)):
@@ -133,9 +139,9 @@ def _stage(job: worker.Job, chosen: Sequence[Found]) -> Seconds:
     """`shard`'s own first stage, what it writes included."""
     chunk = worker.Chunk(0, tuple((one, None) for one in chosen))
     with closing(containers.Reader(job.source)) as reader:
-        begun = time.perf_counter()
+        begun = time.process_time()
         worker.process_chunk(job, chunk, reader)
-        return {"shard": time.perf_counter() - begun}
+        return {"shard": time.process_time() - begun}
 
 
 def _parts(job: worker.Job, found: Found) -> Seconds:
@@ -143,7 +149,7 @@ def _parts(job: worker.Job, found: Found) -> Seconds:
     watch = _Watch()
     content = readers.content(job.source / found.path)
     watch.lap("read")
-    picture = readers.parts(content, found.path)[0].decode()
+    picture = readers.parts(content, found.path, job.selection)[0].decode()
     watch.lap("decode")
     cleaned = clean.clean(picture.pixels, None, job.size)
     watch.lap("field_of_view")
@@ -166,17 +172,19 @@ def _judge(cleaned: clean.Cleaned) -> None:
         text.bears_text(cleaned.pixels)
 
 
-def _bare(job: worker.Job, found: Found) -> Seconds:
-    """Pillow alone: open, decode, upright, shrink with the same filter, encode the same way."""
-    begun = time.perf_counter()
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO((job.source / found.path).read_bytes())))
-    image = image.convert("RGB")
+def _bare(job: worker.Job, found: Found, enough: int) -> float:
+    """Pillow alone: open, decode as `enough` says, upright, shrink and encode in the same way; seconds."""
+    begun = time.process_time()
+    opened = Image.open(io.BytesIO((job.source / found.path).read_bytes()))
+    if enough:
+        opened.draft(None, (enough, enough))
+    image = ImageOps.exif_transpose(opened).convert("RGB")
     share = min(1.0, job.size / max(image.size))
     if share < 1:
         size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
     _save(image, job.encoding)
-    return {"bare": time.perf_counter() - begun}
+    return time.process_time() - begun
 
 
 def _save(image: Image.Image, encoding: Encoding) -> None:
@@ -201,9 +209,9 @@ class _Watch:
 
     def __init__(self) -> None:
         self.seconds: Seconds = {}
-        self._last = time.perf_counter()
+        self._last = time.process_time()
 
     def lap(self, name: str) -> None:
-        now = time.perf_counter()
+        now = time.process_time()
         self.seconds[name] = now - self._last
         self._last = now

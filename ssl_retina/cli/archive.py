@@ -122,6 +122,14 @@ def shard(
         str,
         typer.Option(help="DICOM kinds that are read only when asked for: vl (photographs), sc (captures)."),
     ] = "",
+    full_decode: Annotated[
+        bool,
+        typer.Option(
+            "--full-decode",
+            help="Decode JPEGs of more than three times --size in full, not at 1/2, 1/4 or 1/8: slower, and "
+            "a copy in another format is an exact duplicate, no near one.",
+        ),
+    ] = False,
     keep_text: Annotated[
         bool, typer.Option("--keep-text", help="Keep scans and photographs without a rim that bear letters.")
     ] = False,
@@ -189,6 +197,7 @@ def shard(
         samples_per_shard=samples_per_shard,
         keep_other=keep_other,
         selection=Selection(frames, pages.value, tuple(filter(None, also.split(",")))),
+        full_decode=full_decode,
         keep_text=keep_text,
         filters=Filters(near_duplicates, str(min_quality or "reject"), balance, rare),
         site=site,

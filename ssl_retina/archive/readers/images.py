@@ -80,7 +80,10 @@ def parts(content: bytes, selection: Selection = EVERYTHING) -> Sequence[Part]:
         raise Rejected("not_an_image", f"{len(content)} bytes")
     pages = 1 if selection.pages == "refuse" else _count(content, found)
     if pages == 1:
-        return (Part(WHOLE, functools.partial(decode, content, found)),)
+        in_full = functools.partial(decode, content, found)
+        if found != "JPEG" or not selection.enough:
+            return (Part(WHOLE, in_full),)
+        return (Part(WHOLE, functools.partial(in_full, enough=selection.enough), in_full),)
     taken = 1 if selection.pages == "first" else pages
     return [
         Part(
@@ -115,9 +118,10 @@ def read(content: bytes) -> Picture:
     return parts(content)[0].decode()
 
 
-def decode(content: bytes, kind: str, page: int | None = None) -> Picture:
+def decode(content: bytes, kind: str, page: int | None = None, enough: int = 0) -> Picture:
     """Decode bytes of a stated Pillow format; without a page the file must have just one.
 
+    enough: `Selection.enough`, for JPEG.
     Raises Rejected: truncated, malformed, too_large, aspect, too_small, pages, float, bit_depth, colour.
     """
     with _pinned():
@@ -129,14 +133,24 @@ def decode(content: bytes, kind: str, page: int | None = None) -> Picture:
                 image.seek(page)
                 check_size(*image.size)
             deep = _deep_colour(image, content)
+            stored = _draft(image, enough) if enough else None
             image.load()
-            image, turned = _upright(image)
-            pixels, scaled = _rgb(image)
+            upright, turned = _upright(image)
+            if stored and upright.size != image.size:
+                stored = stored[::-1]
+            pixels, scaled = _rgb(upright)
         except MALFORMED as error:
             raise Rejected("truncated" if _cut(content, kind, error) else "malformed") from None
     if deep:
         scaled = _high_byte(pixels)
-    return Picture(pixels, notes=notes + turned + scaled)
+    return Picture(pixels, notes=notes + turned + scaled, stored=stored)
+
+
+def _draft(image: Image.Image, enough: int) -> tuple[int, int] | None:
+    """Have a JPEG decoded at the smallest scale that keeps both sides so long; its own size, if so."""
+    size = image.size
+    image.draft(None, (enough, enough))
+    return None if image.size == size else size
 
 
 @contextlib.contextmanager
