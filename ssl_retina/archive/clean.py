@@ -27,7 +27,12 @@ PAPER = 128
 """A B-scan is dark: a layered grey picture whose median is above this is a page of text."""
 
 WARMTH = 1.2
-"""Red over green of a photograph without a rim: a retina is far redder than yellowed paper."""
+"""Red over green of a pixel of a photograph without a rim: a retina is far redder than yellowed paper."""
+
+REDNESS, EVENLY, LIT = 1.35, 0.85, 30
+"""Red over green of the whole, and the share of pixels brighter than LIT that must be warm. Measured on the
+middles of 316 photographs: 1.5 and 0.90 at least. A face is mostly less red, and has hair, eyes and a wall.
+"""
 
 MARGIN = 64
 """Source rows kept around a crop, so that the filter never meets a cut that is not the photograph's own."""
@@ -120,8 +125,12 @@ def _modality(pixels: Pixels, circle: Circle | None) -> str:
         if circle is not None and circle.support >= GREY_SUPPORT and circle.visible >= GREY_VISIBLE:
             return "fundus"
         return "oct" if _layered(pixels[..., 1]) else "other"
-    warm = red.mean() > WARMTH * green.mean() and green.mean() >= 0.8 * blue.mean()
-    return "fundus" if circle is not None or warm else "other"
+    if circle is not None:
+        return "fundus"
+    lit = most > LIT
+    warm = (red > WARMTH * green) & (green >= 0.8 * blue)
+    even = lit.any() and warm[lit].mean() >= EVENLY
+    return "fundus" if even and red[lit].mean() > REDNESS * green[lit].mean() else "other"
 
 
 def _layered(grey: NDArray[np.uint8]) -> bool:

@@ -77,6 +77,23 @@ def face() -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(2))
 
 
+def close_up() -> Image.Image:
+    """Skin before a wall of warm wood, hair above it: warm in the mean."""
+    image = Image.new("RGB", (400, 500), (170, 120, 80))
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((60, 40, 340, 480), fill=(198, 134, 96))
+    pen.chord((60, 20, 340, 300), 180, 360, fill=(35, 32, 34))
+    for left in (120, 230):
+        pen.ellipse((left, 220, left + 55, 248), fill=(240, 240, 240))
+    return image.filter(ImageFilter.GaussianBlur(2))
+
+
+def pale() -> Image.Image:
+    """Nothing but fair skin."""
+    grain = np.random.default_rng(0).normal(0, 5, (400, 400, 1))
+    return Image.fromarray(np.clip(np.array((226, 178, 148)) + grain, 0, 255).astype(np.uint8))
+
+
 def chart() -> Image.Image:
     image = Image.new("RGB", (500, 400), "white")
     pen = ImageDraw.Draw(image)
@@ -106,7 +123,7 @@ def slit_lamp() -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(3))
 
 
-@pytest.mark.parametrize("draw", [face, chart, visual_field, slit_lamp])
+@pytest.mark.parametrize("draw", [face, close_up, pale, chart, visual_field, slit_lamp])
 def test_what_is_no_retina_is_told(draw: Callable[[], Image.Image]) -> None:
     assert clean(np.asarray(draw()), None, 256).modality == "other"
     assert clean(np.asarray(draw().convert("L").convert("RGB")), None, 256).modality == "other"
