@@ -1,4 +1,4 @@
-"""The verb `bench`: what a step of this program costs, beside the bare library calls on the same files."""
+"""The verb `bench`: what a step costs beside the bare library calls, and how well copies are found."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,13 +8,15 @@ import typer
 from ssl_retina.cli import console
 
 EPILOG = "Example: ssl-retina bench shard photos --files 24"
+COPIES = "Example: ssl-retina bench duplicates photos more-photos --every 8"
 
 
 def register(app: typer.Typer) -> None:
     """Add the group."""
-    about = "Measure a step beside the bare library calls, in one run."
+    about = "Measure this program on your own files."
     group = typer.Typer(help=about, epilog=EPILOG, no_args_is_help=True)
     group.command("shard", epilog=EPILOG)(shard)
+    group.command("duplicates", epilog=COPIES)(duplicates)
     app.add_typer(group, name="bench")
 
 
@@ -52,3 +54,29 @@ def _tell(one: dict[str, Any]) -> None:
     )
     parts = {**one["parts"], "rest": one["rest"]}
     console.note("  ms an image: " + ", ".join(f"{name} {1000 * value:.1f}" for name, value in parts.items()))
+
+
+def duplicates(
+    folders: Annotated[list[Path], typer.Argument(metavar="SRC...", help="Folders of photographs.")],
+    every: Annotated[int, typer.Option(help="Copy every so-manieth photograph, in thirteen ways.")] = 8,
+    offset: Annotated[int, typer.Option(help="The first that is copied; from 0 to --every less one.")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Measure how many copies `shard` finds as near duplicates, and how many other eyes it takes for copies.
+
+    The copies stand among all photographs of the folders. Intervals are 95 %, by Wilson.
+    """
+    from ssl_retina.bench import duplicates as bench
+
+    plan = bench.Plan(every, offset)
+    with console.progress("photographs", None) as advance:
+        found = bench.measure(folders, plan, advance)
+    console.note(
+        f"{found['copied']} of {found['photographs']} photographs, copied in {len(bench.WAYS)} ways:"
+    )
+    for way, one in (*found["ways"].items(), ("all", found["copies"])):
+        low, high = one["interval"]
+        console.note(f"  {way}: {one['found']} of {one['of']} found ({low:.1%} to {high:.1%})")
+    console.note(f"  matches with other photographs: {found['matches_with_others']}")
+    if as_json:
+        console.result(found)
