@@ -30,7 +30,7 @@ from ssl_retina.archive.build import Archive, Listener, Settings, Totals
 from ssl_retina.archive.withdraw import DERIVED, WITHDRAWN, files_of_several
 from ssl_retina.archive.worker import Record
 from ssl_retina.errors import StateError
-from ssl_retina.shard_index import OWN_FACTS, manifest
+from ssl_retina.shard_index import OWN_FACTS, manifest, weights
 from ssl_retina.shards import Index, Reader
 
 APPENDED = "appended"
@@ -71,6 +71,11 @@ def _require_plain(index: Index) -> None:
         "near_duplicates": ("mark", "off"),
     }
     made = index.facts["made_from"]
+    if weights.CLUSTERS in index.facts:
+        raise StateError(
+            f"{index.folder} is balanced by embeddings, which new files have none of: ssl-retina balance "
+            f"{index.folder} --undo first, and balance again afterwards"
+        )
     if any(made.get(name, usual[0]) not in usual for name, usual in whole.items()):
         raise StateError(
             f"{index.folder} was made with --min-quality, --balance, --rare or --near-duplicates merge: what "
