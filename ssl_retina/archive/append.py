@@ -8,29 +8,27 @@ import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from ssl_retina import files, pseudonyms, shards
+from ssl_retina import files, shards
 from ssl_retina.archive import (
     build,
-    containers,
     copies,
     dedup,
     exchange,
+    growth,
+    longtail,
     output,
     pack,
     provenance,
     revise,
     stage,
-    worker,
 )
 from ssl_retina.archive.build import Archive, Listener, Settings, Totals
-from ssl_retina.archive.withdraw import DERIVED, WITHDRAWN, files_of_several
+from ssl_retina.archive.withdraw import DERIVED, files_of_several
 from ssl_retina.archive.worker import Record
-from ssl_retina.errors import StateError
-from ssl_retina.shard_index import OWN_FACTS, manifest, weights
+from ssl_retina.shard_index import OWN_FACTS, manifest
 from ssl_retina.shards import Index, Reader
 
 APPENDED = "appended"
@@ -52,78 +50,14 @@ def append(source: Path, out: Path, settings: Settings, listener: Listener) -> T
         identity = archive.identity(settings)
         output.require_same(out, index.facts.get("made_from", {}), identity, but=GROWN)
         output.require_intact(out, index)
-        _require_plain(index)
-        grown = _grown(archive, index)
+        growth.require_plain(index)
+        grown = growth.of(archive, index)
         if grown.found:
             _take_in(grown, index, identity, settings, listener)
         else:
             listener.note("the archive holds no file that is not in the set")
         shutil.rmtree(out / output.WORK_NAME, ignore_errors=True)
         return Totals(**shards.read_index(out).facts["totals"])
-
-
-def _require_plain(index: Index) -> None:
-    """Rare combinations and first days were decided over all patients: more of them change that."""
-    whole = {
-        "min_quality": ("reject",),
-        "balance": (None,),
-        "rare": (None,),
-        "near_duplicates": ("mark", "off"),
-    }
-    made = index.facts["made_from"]
-    if weights.CLUSTERS in index.facts:
-        raise StateError(
-            f"{index.folder} is balanced by embeddings, which new files have none of: ssl-retina balance "
-            f"{index.folder} --undo first, and balance again afterwards"
-        )
-    if any(made.get(name, usual[0]) not in usual for name, usual in whole.items()):
-        raise StateError(
-            f"{index.folder} was made with --min-quality, --balance, --rare or --near-duplicates merge: what "
-            "they take is decided over all files. Make a new set (another --out)"
-        )
-    if (
-        index.facts.get("anonymity", {}).get("k") is not None
-        or index.facts["made_from"].get("dates") == "shift"
-    ):
-        raise StateError(
-            f"{index.folder} carries ages, sexes or days: what is rare, and which visit is first, is decided "
-            "over all files. Make a new set (another --out)"
-        )
-
-
-def _grown(archive: Archive, index: Index) -> Archive:
-    """The archive's new files alone. Raises StateError where an old one was changed or is missing."""
-    known, gone = _known(index.folder / shards.LEDGER_NAME)
-    fresh: list[int] = []
-    changed = 0
-    with closing(containers.Reader(archive.job.source)) as reader:
-        for number, one in enumerate(archive.found):
-            file = pseudonyms.image(archive.job.key, one.path, archive.job.site)
-            if file in known:
-                changed += worker.digest(archive.job, one, reader) != known.pop(file)
-            elif file not in gone:
-                fresh.append(number)
-    if changed or known:
-        raise StateError(
-            f"{changed} files of the set were changed and {len(known)} are missing in the archive: an append "
-            "only adds. Bring them back, take patients out with ssl-retina withdraw, or make a new set"
-        )
-    stated = {at: archive.stated[number] for at, number in enumerate(fresh) if number in archive.stated}
-    marks = frozenset(index.facts.get(WITHDRAWN, ()))
-    job = dataclasses.replace(archive.job, withdrawn=marks)
-    return Archive(job, [archive.found[number] for number in fresh], stated, archive.remarks)
-
-
-def _known(ledger: Path) -> tuple[dict[str, str], set[str]]:
-    """File -> digest of its bytes, and the files that were withdrawn: those may be there or not."""
-    known: dict[str, str] = {}
-    gone: set[str] = set()
-    for line in manifest.lines(ledger):
-        if line["reason"] == WITHDRAWN:
-            gone.add(line.get("file", line["key"]))
-        else:
-            known[line.get("file", line["key"])] = line.get("source", "")
-    return {file: digest for file, digest in known.items() if file not in gone}, gone
 
 
 def _take_in(
@@ -160,6 +94,9 @@ def _take_in(
         _join_ledgers(index.folder, folder)
         totals = _totals(index, counts, resolution, grown.remarks, new.without_visit())
         facts = _facts(index, totals, identity)
+        taken = longtail.taken_out((one for _, one in new.records()), resolution, old[0])
+        if taken:
+            facts["taken_out"] = longtail.together(facts.get("taken_out", {}), taken)
         revise.index_again(index, revised, folder, facts)
     finally:
         reader.close()
