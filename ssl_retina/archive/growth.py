@@ -4,7 +4,9 @@ In: the archive as it is now, a complete set of what it was. Out: the archive's 
 """
 
 import dataclasses
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from ssl_retina import pseudonyms, shards
@@ -45,14 +47,25 @@ def require_plain(index: Index) -> None:
         )
 
 
-def of(archive: Archive, index: Index) -> Archive:
-    """The archive's new files alone. Raises StateError where an old one was changed or is missing."""
+@dataclass(frozen=True)
+class Growth:
+    """whole: the archive as it is now; new: its new files alone. order: file -> its number in the scan."""
+
+    whole: Archive
+    new: Archive
+    order: Mapping[str, int]
+
+
+def of(archive: Archive, index: Index) -> Growth:
+    """What is new. Raises StateError where an old file was changed or is missing."""
     known, gone = _known(index.folder / shards.LEDGER_NAME)
     fresh: list[int] = []
+    order: dict[str, int] = {}
     changed = 0
     with closing(containers.Reader(archive.job.source)) as reader:
         for number, one in enumerate(archive.found):
             file = pseudonyms.image(archive.job.key, one.path, archive.job.site)
+            order[file] = number
             if file in known:
                 changed += worker.digest(archive.job, one, reader) != known.pop(file)
             elif file not in gone:
@@ -65,7 +78,8 @@ def of(archive: Archive, index: Index) -> Archive:
     stated = {at: archive.stated[number] for at, number in enumerate(fresh) if number in archive.stated}
     marks = frozenset(index.facts.get(WITHDRAWN, ()))
     job = dataclasses.replace(archive.job, withdrawn=marks)
-    return Archive(job, [archive.found[number] for number in fresh], stated, archive.remarks)
+    new = Archive(job, [archive.found[number] for number in fresh], stated, archive.remarks)
+    return Growth(archive, new, order)
 
 
 def _known(ledger: Path) -> tuple[dict[str, str], set[str]]:

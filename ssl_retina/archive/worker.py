@@ -140,14 +140,14 @@ class _Source:
 
 def _opened(job: Job, chunk: Chunk, reader: containers.Reader) -> Iterator[_Source]:
     for found, stated in chunk.rows:
-        yield _Source(found, stated, functools.partial(_content, job, found, reader))
+        yield _Source(found, stated, functools.partial(content_of, job, found, reader))
 
 
 def _records(job: Job, source: _Source, stream: BinaryIO) -> list[Record]:
     """The records of one file, one for each of its pictures; each with a digest of the file."""
     digest = ""
     try:
-        with _Unforeseen():
+        with Unforeseen():
             if source.found.reason:
                 raise Rejected(*source.found.reason.split(": ", 1))
             content = source.content()
@@ -172,7 +172,7 @@ def _refused(job: Job, found: Found, place: Place, refusal: Rejected) -> Record:
 
 def _record(job: Job, source: _Source, part: Part, stream: BinaryIO) -> Record:
     try:
-        with _Unforeseen():
+        with Unforeseen():
             record, image, seen = _photograph(job, source.found, source.stated, part)
     except Rejected as refusal:
         return _refused(job, source.found, part.place, refusal)
@@ -244,12 +244,12 @@ def _parts(job: Job, found: Found, content: bytes) -> Sequence[Part]:
 def digest(job: Job, found: Found, reader: containers.Reader) -> str:
     """The keyed digest of a file's bytes, "" where they cannot be read: as its ledger lines have it."""
     try:
-        return "" if found.reason else fingerprint.of_bytes(job.key, _content(job, found, reader))
+        return "" if found.reason else fingerprint.of_bytes(job.key, content_of(job, found, reader))
     except Rejected:
         return ""
 
 
-def _content(job: Job, found: Found, reader: containers.Reader) -> bytes:
+def content_of(job: Job, found: Found, reader: containers.Reader) -> bytes:
     """Read a file or a container's member; a mount that stumbles is asked again."""
     for pause in (*PAUSES, None):
         try:
@@ -263,7 +263,7 @@ def _content(job: Job, found: Found, reader: containers.Reader) -> bytes:
     raise AssertionError
 
 
-class _Unforeseen:
+class Unforeseen:
     """Turns an exception that nobody foresaw into a rejection that names its type and nothing else.
 
     A message or a traceback of a parser may quote a name, a path or a tag (faults.md F100). Such files are
@@ -286,4 +286,4 @@ class _Unforeseen:
 def raw_patient(job: Job, found: Found) -> str:
     """The patient id that a file itself states, for the id map alone."""
     with closing(containers.Reader(job.source)) as reader:
-        return readers.patient(_content(job, found, reader), found.path)
+        return readers.patient(content_of(job, found, reader), found.path)

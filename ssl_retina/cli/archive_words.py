@@ -36,7 +36,7 @@ REMARKS = {
     "suppressed_sex": "photographs whose sex was made unknown too",
     "suppressed_visit": "photographs whose visit was made unknown too",
     "suppressed_device": "photographs whose device was made unknown too",
-    "visit_unknown": "photographs added to patients of the set: their visit is not known",
+    "visit_unknown": "photographs added to patients whose earlier visits the archive tells otherwise now",
     "devices_dropped": "more than 64 different devices: that is free text, none was written",
 }
 
