@@ -1,6 +1,7 @@
 """An archive that grows: near duplicates and visits of the set are those of one run over all files."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dicom_objects
@@ -11,9 +12,10 @@ from photographs import contents, damage_of, samples_of, save, shard, write_tabl
 from test_near import COPIES, eye
 
 from ssl_retina import pseudonyms, shards
-from ssl_retina.archive import against, look
+from ssl_retina.archive import against, look, near
 from ssl_retina.archive.append import append
 from ssl_retina.archive.build import Listener, Settings, Totals
+from ssl_retina.archive.near_again import Growing
 
 OLD = {
     "m0": ("P0", eye(0)),
@@ -168,3 +170,25 @@ def test_a_visit_that_the_file_itself_states_is_read_again(tmp_path: Path) -> No
     keys = {name: pseudonyms.image(factory.KEY, f"{name}.dcm") for name in "abc"}
     grown = samples_of(tmp_path / "old")
     assert {name: grown[key]["visit"] for name, key in keys.items()} == {"a": 0, "b": 2, "c": 1}
+
+
+def test_a_copy_whose_leader_is_led_now_finds_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups do not chain: 3 leads 0, so 1 is left to 2, which is like it but less than 0 was."""
+    scores = {(0, 1): 0.9, (0, 3): 0.8, (1, 2): 0.75}
+    sizes = {"source_height": 1}
+    facts = [{"key": str(at), "source_width": width, **sizes} for at, width in enumerate((4, 1, 3))]
+    older: Any = SimpleNamespace(
+        reader=None,
+        several={},
+        near=lambda: {1: 0},
+        numbered=lambda: iter([(at, at, one) for at, one in enumerate(facts)]),
+    )
+    monkeypatch.setattr(against, "hashes", lambda *_: [(at, bytes(32)) for at in range(3)])
+    monkeypatch.setattr(near, "candidates", lambda _: [(*pair, False) for pair in scores])
+    monkeypatch.setattr(Growing, "_compare", lambda _, *pair: scores[min(pair[:2]), max(pair[:2])])
+    growing = Growing(older, tmp_path, {str(at): at for at in range(4)}, 1)
+    seen = {"offset": 0, "hash": bytes(32).hex()}
+    growing.add(3, 0, {"key": "3", "source_width": 9, "source_height": 1, "look": seen})
+    assert growing.near() == {0: 3, 1: 2}
