@@ -157,7 +157,8 @@ def _shard(listed: Mapping[str, Any]) -> Shard:
 
 def _no_index(folder: Path) -> str:
     if (folder / EXCHANGE_NAME).exists():
-        return f"{folder} is in an interrupted withdrawal or append: run the same command again, it ends"
+        what = "withdrawal, append or balance"
+        return f"{folder} is in an interrupted {what}: run the same command again, it ends"
     if not folder.is_dir():
         return f"{folder} does not exist: make shards with ssl-retina shard SRC --out {folder}"
     if any(folder.glob("*.tar")):

@@ -4,14 +4,16 @@ In: two sets of shards. Out: the keys of the first set's exact and near duplicat
 told by their SHA-256, near duplicates by looks that are made anew from the shards.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ssl_retina.archive import look, near
+from ssl_retina import shards
+from ssl_retina.archive import look, near, process
 from ssl_retina.archive.look import Look
 from ssl_retina.archive.readers import images
 from ssl_retina.archive.rejection import Rejected
@@ -20,6 +22,8 @@ from ssl_retina.shards import Index, Reader
 
 Advance = Callable[[int], None]
 LOOKS_HELD = 4096
+PIECE = 512
+"""Samples that one worker process looks at; so few are looked at without any."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +94,45 @@ class _Set:
         return found
 
     def _seen(self, number: int, facts: Mapping[str, Any]) -> Look | None:
-        try:
-            pixels = images.read(self.reader.image(number)).pixels
-        except Rejected as refusal:
-            where = f"{self.reader.shard(number)}: the image of sample {self.reader.key(number)}"
-            raise ShardError(f"{where} cannot be decoded ({refusal.reason})") from None
-        circle = facts.get("field_of_view")
-        return look.look(pixels, tuple(circle) if isinstance(circle, list) and len(circle) == 4 else None)
+        return seen(self.reader, number, facts)
+
+
+def seen(reader: Reader, number: int, facts: Mapping[str, Any]) -> Look | None:
+    """The look of a sample, None where too little is seen. Raises ShardError for one that does not decode."""
+    try:
+        pixels = images.read(reader.image(number)).pixels
+    except Rejected as refusal:
+        where = f"{reader.shard(number)}: the image of sample {reader.key(number)}"
+        raise ShardError(f"{where} cannot be decoded ({refusal.reason})") from None
+    circle = facts.get("field_of_view")
+    return look.look(pixels, tuple(circle) if isinstance(circle, list) and len(circle) == 4 else None)
+
+
+def hashes(reader: Reader, processes: int) -> Iterator[tuple[int, bytes]]:
+    """Row and hash of every photograph of the set that has a look: all of them are decoded."""
+    pieces = [range(start, min(start + PIECE, len(reader))) for start in range(0, len(reader), PIECE)]
+    if len(pieces) <= 1 or processes == 1:
+        for piece in pieces:
+            yield from _hashed(reader, piece)
+        return
+    with process.pool(min(processes, len(pieces))) as executor:
+        for made in executor.map(_hashed_apart, [reader.index.folder] * len(pieces), pieces):
+            yield from made
+
+
+def _hashed_apart(folder: Path, rows: range) -> list[tuple[int, bytes]]:
+    reader = Reader(shards.read_index(folder))
+    try:
+        return _hashed(reader, rows)
+    finally:
+        reader.close()
+
+
+def _hashed(reader: Reader, rows: range) -> list[tuple[int, bytes]]:
+    found: list[tuple[int, bytes]] = []
+    for row in rows:
+        facts = reader.facts(row)
+        one = seen(reader, row, facts) if facts.get("modality") == "fundus" else None
+        if one is not None:
+            found.append((row, look.perceptual_hash(one)))
+    return found

@@ -1,35 +1,38 @@
 """An archive has grown: its new files become new shards of the set, and what is there stays as it is.
 
 In: the archive, a complete set of it, the same settings. Out: the set with more shards. An old shard is
-written anew only where a new file is another copy of one of its photographs or joins patients who were apart.
+written anew only where a new file is another copy of one of its photographs, an exact or a near one, joins
+patients who were apart, or comes before a visit that the set holds.
 """
 
 import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from ssl_retina import files, pseudonyms, shards
+from ssl_retina import files, shards
 from ssl_retina.archive import (
     build,
-    containers,
     copies,
     dedup,
     exchange,
+    growth,
+    longtail,
     output,
     pack,
     provenance,
     revise,
     stage,
-    worker,
+    visits,
 )
 from ssl_retina.archive.build import Archive, Listener, Settings, Totals
-from ssl_retina.archive.withdraw import DERIVED, WITHDRAWN, files_of_several
+from ssl_retina.archive.filters import NearDuplicates
+from ssl_retina.archive.near_again import Growing
+from ssl_retina.archive.older import Older
+from ssl_retina.archive.withdraw import DERIVED, files_of_several
 from ssl_retina.archive.worker import Record
-from ssl_retina.errors import StateError
 from ssl_retina.shard_index import OWN_FACTS, manifest
 from ssl_retina.shards import Index, Reader
 
@@ -52,9 +55,9 @@ def append(source: Path, out: Path, settings: Settings, listener: Listener) -> T
         identity = archive.identity(settings)
         output.require_same(out, index.facts.get("made_from", {}), identity, but=GROWN)
         output.require_intact(out, index)
-        _require_plain(index)
-        grown = _grown(archive, index)
-        if grown.found:
+        growth.require_plain(index)
+        grown = growth.of(archive, index)
+        if grown.new.found:
             _take_in(grown, index, identity, settings, listener)
         else:
             listener.note("the archive holds no file that is not in the set")
@@ -62,103 +65,67 @@ def append(source: Path, out: Path, settings: Settings, listener: Listener) -> T
         return Totals(**shards.read_index(out).facts["totals"])
 
 
-def _require_plain(index: Index) -> None:
-    """Rare combinations and first days were decided over all patients: more of them change that."""
-    whole = {
-        "min_quality": ("reject",),
-        "balance": (None,),
-        "rare": (None,),
-        "near_duplicates": ("mark", "off"),
-    }
-    made = index.facts["made_from"]
-    if any(made.get(name, usual[0]) not in usual for name, usual in whole.items()):
-        raise StateError(
-            f"{index.folder} was made with --min-quality, --balance, --rare or --near-duplicates merge: what "
-            "they take is decided over all files. Make a new set (another --out)"
-        )
-    if (
-        index.facts.get("anonymity", {}).get("k") is not None
-        or index.facts["made_from"].get("dates") == "shift"
-    ):
-        raise StateError(
-            f"{index.folder} carries ages, sexes or days: what is rare, and which visit is first, is decided "
-            "over all files. Make a new set (another --out)"
-        )
-
-
-def _grown(archive: Archive, index: Index) -> Archive:
-    """The archive's new files alone. Raises StateError where an old one was changed or is missing."""
-    known, gone = _known(index.folder / shards.LEDGER_NAME)
-    fresh: list[int] = []
-    changed = 0
-    with closing(containers.Reader(archive.job.source)) as reader:
-        for number, one in enumerate(archive.found):
-            file = pseudonyms.image(archive.job.key, one.path, archive.job.site)
-            if file in known:
-                changed += worker.digest(archive.job, one, reader) != known.pop(file)
-            elif file not in gone:
-                fresh.append(number)
-    if changed or known:
-        raise StateError(
-            f"{changed} files of the set were changed and {len(known)} are missing in the archive: an append "
-            "only adds. Bring them back, take patients out with ssl-retina withdraw, or make a new set"
-        )
-    stated = {at: archive.stated[number] for at, number in enumerate(fresh) if number in archive.stated}
-    marks = frozenset(index.facts.get(WITHDRAWN, ()))
-    job = dataclasses.replace(archive.job, withdrawn=marks)
-    return Archive(job, [archive.found[number] for number in fresh], stated, archive.remarks)
-
-
-def _known(ledger: Path) -> tuple[dict[str, str], set[str]]:
-    """File -> digest of its bytes, and the files that were withdrawn: those may be there or not."""
-    known: dict[str, str] = {}
-    gone: set[str] = set()
-    for line in manifest.lines(ledger):
-        if line["reason"] == WITHDRAWN:
-            gone.add(line.get("file", line["key"]))
-        else:
-            known[line.get("file", line["key"])] = line.get("source", "")
-    return {file: digest for file, digest in known.items() if file not in gone}, gone
-
-
 def _take_in(
-    grown: Archive, index: Index, identity: Mapping[str, Any], settings: Settings, listener: Listener
+    grown: growth.Growth, index: Index, identity: Mapping[str, Any], settings: Settings, listener: Listener
 ) -> None:
     """Both stages for the new files, then the exchange."""
-    chunks = _first_stage(grown, index, identity, settings, listener)
+    chunks = _first_stage(grown.new, index, identity, settings, listener)
+    work = grown.new.job.work
     reader = Reader(index)
     try:
         several = files_of_several(index.folder / shards.LEDGER_NAME)
-        patients = {one for _, facts in revise.every(reader) for one in revise.owners(facts)}
-        new = _New(grown.job.work, chunks, patients)
-        old = [0]
+        new, dated = _new(grown, chunks, reader, several)
+        older = Older(reader, several, dated)
+        count = sum(1 for _ in older.records())
 
         def everything() -> Iterator[Record]:
-            old[0] = 0
-            for record in _old_records(reader, several):
-                old[0] += 1
-                yield record
-            for _, record in new.records():
-                yield record
+            yield from older.records()
+            yield from (record for _, record in new.records())
 
-        groups = copies.with_near(copies.same_pixels(everything()), _near(reader), ())
-        resolution = dedup.resolve(everything, groups, rule=settings.rule)
-        changes = _changes(reader, several, resolution)
+        groups = copies.same_pixels(everything())
+        near = older.near()
+        if settings.filters.near_duplicates != NearDuplicates.OFF:
+            growing = Growing(older, work, grown.order, settings.workers)
+            near = _near(growing, new, groups, count)
+        resolution = dedup.resolve(everything, copies.with_near(groups, near, ()), rule=settings.rule)
         folder = exchange.begin(index.folder)
-        revised = revise.rewrite(index, reader, changes, folder)
+        revised = revise.rewrite(index, reader, older.changes(resolution), folder)
         plan = pack.Plan(
-            *(grown.job.work, folder, settings.name, settings.samples_per_shard),
+            *(work, folder, settings.name, settings.samples_per_shard),
             first_shard=1 + max(int(shard.url[-10:-4]) for shard in index.shards),
-            first_number=old[0],
+            first_number=count,
         )
         counts = pack.pack(plan, new.records(), resolution)
         _join_ledgers(index.folder, folder)
-        totals = _totals(index, counts, resolution, grown.remarks, new.without_visit())
+        totals = _totals(index, counts, resolution, grown.new.remarks, new.without_visit())
         facts = _facts(index, totals, identity)
-        revise.index_again(index, revised, folder, facts)
+        taken = longtail.taken_out((one for _, one in new.records()), resolution, count)
+        revise.index_again(index, revised, folder, _with_taken(facts, taken))
     finally:
         reader.close()
     exchange.commit(index.folder, [*revised.removed, *DERIVED], {})
+
+
+def _new(
+    grown: growth.Growth, chunks: int, reader: Reader, several: Mapping[str, str]
+) -> tuple["_New", dict[str, int]]:
+    """The new records, and the visits of the set's files among which new ones are to find their place."""
+    known = {one for _, facts in revise.every(reader) for one in revise.owners(facts)}
+    work = grown.new.job.work
+    made = (record for _, record in stage.records(work, chunks))
+    visiting = {one["patient"] for one in made if one.get("visit_order") is not None} & known
+    found = visits.again(grown, reader, several, visiting)
+    dated = {file: order for orders in found.values() for file, order in orders.items()}
+    return _New(work, chunks, frozenset(visiting - found.keys())), dated
+
+
+def _near(growing: Growing, new: "_New", groups: copies.Groups, first: int) -> dict[int, int]:
+    """Near duplicates of old and new photographs; `first` is the number of the first new record."""
+    for number, (chunk, record) in enumerate(new.records(), first):
+        alone = number not in groups.original and number not in groups.repeated
+        if not record.get("reason") and record["look"] and alone:
+            growing.add(number, chunk, record)
+    return growing.near()
 
 
 def _first_stage(
@@ -184,70 +151,24 @@ def _first_stage(
 
 @dataclasses.dataclass(frozen=True)
 class _New:
-    """The records of the new files. A patient of the set gets no visit: the older orders are not kept."""
+    """The records of the new files. undated: patients whose visits in the set are not known any more: a new
+    photograph of theirs gets no visit either.
+    """
 
     work: Path
     chunks: int
-    patients: set[str]
+    undated: frozenset[str]
 
     def records(self) -> Iterator[tuple[int, Record]]:
         """Every record with its chunk's number."""
         for chunk, record in stage.records(self.work, self.chunks):
-            known = record.get("patient") in self.patients
-            yield chunk, record | {"visit_order": None} if known else record
+            lost = record.get("patient") in self.undated
+            yield chunk, record | {"visit_order": None} if lost else record
 
     def without_visit(self) -> int:
         """How many lost a visit that was stated."""
         every = (record for _, record in stage.records(self.work, self.chunks))
-        return sum(r.get("visit_order") is not None and r["patient"] in self.patients for r in every)
-
-
-def _old_records(reader: Reader, several: Mapping[str, str]) -> Iterator[Record]:
-    """The set's samples as records, each followed by its aliases."""
-    nothing: Record = {
-        "volume": None,
-        "slice": None,
-        "slices": None,
-        "visit_order": None,
-        "remarks": [],
-        "notes": [],
-    }
-    for _, facts in revise.every(reader):
-        for one in (facts, *facts["aliases"]):
-            own = {} if one is facts else {"eye": "unknown", "device": None}
-            owned = {"file": several.get(one["key"], one["key"]), "place": one["key"] in several}
-            yield {**nothing, **facts, **one, **own, **owned}
-
-
-def _near(reader: Reader) -> dict[int, int]:
-    """Near duplicates among the old samples: copy -> leader, by their numbers among `_old_records`."""
-    numbers: dict[str, int] = {}
-    leaders: dict[int, str] = {}
-    number = 0
-    for _, facts in revise.every(reader):
-        numbers[facts["key"]] = number
-        if facts.get("near"):
-            leaders[number] = facts["near"]
-        number += 1 + len(facts["aliases"])
-    return {copy: numbers[leader] for copy, leader in leaders.items()}
-
-
-def _changes(reader: Reader, several: Mapping[str, str], resolution: dedup.Resolution) -> revise.Changes:
-    """The old samples that have new copies, or whose group has another name now."""
-    changes: revise.Changes = {}
-    number = 0
-    old = _old_records(reader, several)
-    for row, facts in revise.every(reader):
-        now = resolution.sample(number, next(old))
-        for _ in facts["aliases"]:
-            next(old)
-        number += 1 + len(facts["aliases"])
-        changed = {name: now[name] for name in ("group", "split", "aliases", "id_conflict")}
-        if facts["eye"] != "unknown":
-            changed["eye"] = now["eye"]
-        if any(facts.get(name) != value for name, value in changed.items()):
-            changes[row] = {**facts, **changed}
-    return changes
+        return sum(r.get("visit_order") is not None and r["patient"] in self.undated for r in every)
 
 
 def _join_ledgers(out: Path, folder: Path) -> None:
@@ -291,3 +212,9 @@ def _facts(index: Index, totals: Totals, identity: Mapping[str, Any]) -> dict[st
     facts["made_with"] = provenance.made_with()
     facts["history"] = [*facts.get("history", ()), {"what": APPENDED, "index": index.digest}]
     return facts
+
+
+def _with_taken(facts: dict[str, Any], taken: longtail.Taken) -> dict[str, Any]:
+    """The facts with what filters took out of the new files."""
+    both = longtail.together(facts.get("taken_out", {}), taken)
+    return facts | ({"taken_out": both} if both else {})

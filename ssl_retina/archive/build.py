@@ -15,6 +15,7 @@ from ssl_retina import files, pseudonyms, shard_index, shards
 from ssl_retina.archive import (
     dedup,
     idmap,
+    longtail,
     matching,
     output,
     pack,
@@ -196,6 +197,8 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, 
     scanned = sum(1 for _ in stage.records(work, chunks))
     totals = _totals(scanned, counts, {**archive.remarks}, resolution)
     if totals.written:
+        every = (record for _, record in stage.records(work, chunks))
+        taken = longtail.taken_out(every, resolution)
         facts = {
             "key_fingerprint": made_from["key_fingerprint"],
             "site": settings.site,
@@ -205,6 +208,7 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, 
             "totals": dataclasses.asdict(totals),
             **({"balance": str(settings.filters.balance)} if settings.filters.balance else {}),
             "anonymity": resolution.release.facts(),
+            **({"taken_out": taken} if taken else {}),
             **({"recipe": settings.recipe.facts()} if settings.recipe else {}),
         }
         index = shard_index.write(out, facts, manifest=facts)

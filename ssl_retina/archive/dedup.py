@@ -28,8 +28,8 @@ class Resolution:
     duplicates. root: patient (or file of several pictures without a patient) -> the group's name, where
     several share a photograph. conflicts: leaders of photographs that lie under several patients. visits:
     patient -> its visit orders, sorted. devices: those that are written. clusters: number -> cluster.
-    counts: of id_conflict and the like, in samples. release: what is written of age, sex, days and rare
-    combinations.
+    rare: samples of the rare stratum, None where none was asked for. counts: of id_conflict and the like, in
+    samples. release: what is written of age, sex, days and rare combinations.
     """
 
     groups: Groups
@@ -43,6 +43,7 @@ class Resolution:
     clusters: Sequence[int]
     counts: Mapping[str, int]
     release: Release = Release()
+    rare: frozenset[int] | None = None
 
     def sample(self, number: int, record: Record) -> dict[str, Any]:
         """The sample's JSON: the contract's fields and no others."""
@@ -68,6 +69,7 @@ class Resolution:
             "quality": record.get("quality"),
             "cluster": f"c{self.clusters[number]:02d}" if self.clusters else None,
             "pixels_sha256": record["pixels_sha256"],
+            **({} if self.rare is None else {"rare": number in self.rare}),
         }
         return self.release.apply(number, record, sample)
 

@@ -1,7 +1,7 @@
 """What is rare in an archive, and what filters may take out: rare photographs are spared.
 
 In: the records of a finished stage 1 and what the user asked. Out: the cluster of every file, the rare ones,
-and those that the quality filter refuses.
+those that the quality filter refuses; and, once all is resolved, what was taken out of which stratum.
 """
 
 from collections import Counter
@@ -10,9 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssl_retina.archive import features, quality
+from ssl_retina.archive import disclosure, features, quality
+from ssl_retina.archive.copies import REPEATED
+from ssl_retina.archive.dedup import Resolution
 from ssl_retina.archive.filters import Filters
 from ssl_retina.archive.worker import Record
+from ssl_retina.positions import UNKNOWN
 
 LOW_QUALITY = "quality"
 NO_CLUSTER = features.CLUSTERS
@@ -72,3 +75,61 @@ def _rare_clusters(clusters: list[int], share: float) -> set[int]:
             break
         chosen.add(cluster)
     return {number for number, cluster in enumerate(clusters) if cluster in chosen}
+
+
+Taken = dict[str, dict[str, dict[str, int]]]
+"""Kind of stratum (device, cluster, rare) -> its word -> reason -> files that were taken out of it."""
+
+RARE = "rare"
+"""The kind of stratum, and its one word."""
+
+
+def taken_out(records: Iterable[Record], resolution: Resolution, first: int = 0) -> Taken:
+    """What filters took out of every stratum; a device that no sample carries is not named.
+
+    first: the number of the first record.
+    """
+    counts: Counter[tuple[str, str, str]] = Counter()
+    written: set[str] = set()
+    groups = resolution.groups
+    for number, record in enumerate(records, first):
+        reason = groups.refused.get(number) or (REPEATED if number in groups.repeated else "")
+        device = record.get("device")
+        if reason:
+            counts["device", device or UNKNOWN, reason] += 1
+            if resolution.clusters:
+                counts["cluster", f"c{resolution.clusters[number]:02d}", reason] += 1
+            if resolution.rare is not None and number in resolution.rare:
+                counts[RARE, RARE, reason] += 1
+        elif device in resolution.devices and not _is_unknown(number, resolution):
+            written.add(device)
+    taken: Taken = {}
+    for (kind, word, reason), count in sorted(counts.items()):
+        named = word if kind != "device" or word in written else UNKNOWN
+        reasons = taken.setdefault(kind, {}).setdefault(named, {})
+        reasons[reason] = reasons.get(reason, 0) + count
+    return taken
+
+
+def _is_unknown(number: int, resolution: Resolution) -> bool:
+    """Whether the device of a file is made unknown, or it is no sample."""
+    suppressed = resolution.release.levels.get(number, 0) > disclosure.ORDER.index("device")
+    return suppressed or number in resolution.groups.original
+
+
+def together(one: Taken, other: Taken) -> Taken:
+    """The sum of two."""
+    total: Taken = {}
+    for kind, word, reason, count in (*_flat(one), *_flat(other)):
+        reasons = total.setdefault(kind, {}).setdefault(word, {})
+        reasons[reason] = reasons.get(reason, 0) + count
+    return total
+
+
+def _flat(taken: Taken) -> list[tuple[str, str, str, int]]:
+    return [
+        (kind, word, reason, count)
+        for kind, words in taken.items()
+        for word, reasons in words.items()
+        for reason, count in reasons.items()
+    ]

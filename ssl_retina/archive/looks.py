@@ -46,16 +46,21 @@ class Looks:
         try:
             found = near.find(hashes, self._sizes, self._compare)
         finally:
-            for stream in self._files.values():
-                stream.close()
-            self._files.clear()
+            self.close()
         return {self.numbers[copy]: self.numbers[leader] for copy, leader in found.items()}
 
-    def _compare(self, first: int, second: int, turned: bool) -> float:
-        other = self._look(second)
-        return look.similarity(self._look(first), look.mirrored(other) if turned else other)
+    def close(self) -> None:
+        """Close the chunks; a later look opens them again."""
+        for stream in self._files.values():
+            stream.close()
+        self._files.clear()
 
-    def _look(self, at: int) -> Look:
+    def _compare(self, first: int, second: int, turned: bool) -> float:
+        other = self.look(second)
+        return look.similarity(self.look(first), look.mirrored(other) if turned else other)
+
+    def look(self, at: int) -> Look:
+        """The look of the `at`-th photograph that was taken in."""
         chunk = self._chunks[at]
         if chunk not in self._files:
             self._files[chunk] = worker.images_path(self._work, chunk).open("rb")

@@ -5,7 +5,7 @@ group. Candidates share a band of their hashes, so that a million photographs ne
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,21 +37,32 @@ def find(hashes: Hashes, sizes: Sequence[int], compare: Compare) -> dict[int, in
 
     sizes: source pixels of each photograph; the largest leads, the first of equals.
     """
-    rank = sorted(range(len(hashes)), key=lambda number: (-sizes[number], number))
-    place = np.argsort(np.array(rank, np.int64)) if rank else np.zeros(0, np.int64)
-    similar: dict[int, list[tuple[float, int]]] = {}
-    for first, second, turned in candidates(hashes):
+    return leaders(scored(candidates(hashes), compare), sizes)
+
+
+def scored(pairs: Iterable[tuple[int, int, bool]], compare: Compare) -> Iterator[tuple[int, int, float]]:
+    """The pairs that are similar, each with its score."""
+    for first, second, turned in pairs:
         score = compare(first, second, turned)
         if score >= SIMILAR:
-            high, low = sorted((first, second), key=lambda number: int(place[number]))
-            similar.setdefault(low, []).append((score, high))
-    leaders: dict[int, int] = {}
+            yield first, second, score
+
+
+def leaders(pairs: Iterable[tuple[int, int, float]], sizes: Sequence[int]) -> dict[int, int]:
+    """Copy -> leader, given all similar pairs; sizes as for `find`."""
+    rank = sorted(range(len(sizes)), key=lambda number: (-sizes[number], number))
+    place = np.argsort(np.array(rank, np.int64)) if rank else np.zeros(0, np.int64)
+    similar: dict[int, list[tuple[float, int]]] = {}
+    for first, second, score in pairs:
+        high, low = sorted((first, second), key=lambda number: int(place[number]))
+        similar.setdefault(low, []).append((score, high))
+    led: dict[int, int] = {}
     for number in sorted(similar, key=lambda one: int(place[one])):
-        free = [(score, -place[high], high) for score, high in similar[number] if high not in leaders]
+        free = [(score, -place[high], high) for score, high in similar[number] if high not in led]
         if free:
-            leaders[number] = max(free)[2]
-    members = Counter(leaders.values())
-    return {copy: leader for copy, leader in leaders.items() if members[leader] < LARGEST_GROUP}
+            led[number] = max(free)[2]
+    members = Counter(led.values())
+    return {copy: leader for copy, leader in led.items() if members[leader] < LARGEST_GROUP}
 
 
 def candidates(hashes: Hashes) -> list[tuple[int, int, bool]]:

@@ -26,7 +26,10 @@ def resolve(work: Path, chunks: int, settings: Settings) -> dedup.Resolution:
     if filters.near_duplicates != NearDuplicates.OFF:
         without = {*groups.original, *groups.repeated, *strata.refused}
         near = looks.find(work, stage.records(work, chunks), without)
-        merged = set(near) - strata.rare if filters.near_duplicates == NearDuplicates.MERGE else set()
+        spared = {groups.original.get(number, number) for number in strata.rare}
+        merged = set(near) - spared if filters.near_duplicates == NearDuplicates.MERGE else set()
         groups = copies.with_near(groups, near, merged)
     groups = dataclasses.replace(groups, counts={**groups.counts, **strata.counts})
-    return dedup.resolve(records, groups, clusters=strata.clusters, rule=settings.rule)
+    rare = frozenset(groups.original.get(number, number) for number in strata.rare)
+    resolution = dedup.resolve(records, groups, clusters=strata.clusters, rule=settings.rule)
+    return dataclasses.replace(resolution, rare=rare if filters.rare else None)

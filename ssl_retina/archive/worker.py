@@ -136,7 +136,7 @@ class _Source:
 
 def _opened(job: Job, chunk: Chunk, reader: containers.Reader) -> Iterator[_Source]:
     for found, stated in chunk.rows:
-        yield _Source(found, stated, functools.partial(_content, job, found, reader))
+        yield _Source(found, stated, functools.partial(content_of, job, found, reader))
 
 
 def _records(job: Job, source: _Source, stream: BinaryIO) -> list[Record]:
@@ -252,12 +252,12 @@ def _parts(job: Job, found: Found, content: bytes) -> Sequence[Part]:
 def digest(job: Job, found: Found, reader: containers.Reader) -> str:
     """The keyed digest of a file's bytes, "" where they cannot be read: as its ledger lines have it."""
     try:
-        return "" if found.reason else fingerprint.of_bytes(job.key, _content(job, found, reader))
+        return "" if found.reason else fingerprint.of_bytes(job.key, content_of(job, found, reader))
     except Rejected:
         return ""
 
 
-def _content(job: Job, found: Found, reader: containers.Reader) -> bytes:
+def content_of(job: Job, found: Found, reader: containers.Reader) -> bytes:
     """Read a file or a container's member; a mount that stumbles is asked again."""
     for pause in (*PAUSES, None):
         try:
@@ -274,4 +274,4 @@ def _content(job: Job, found: Found, reader: containers.Reader) -> bytes:
 def raw_patient(job: Job, found: Found) -> str:
     """The patient id that a file itself states, for the id map alone."""
     with closing(containers.Reader(job.source)) as reader:
-        return readers.patient(_content(job, found, reader), found.path)
+        return readers.patient(content_of(job, found, reader), found.path)

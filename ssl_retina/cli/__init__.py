@@ -11,6 +11,7 @@ import typer
 from ssl_retina import files
 from ssl_retina.cli import (
     archive,
+    balance,
     bench,
     dedup,
     demo,
@@ -34,7 +35,23 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-for _group in (demo, archive, dedup, pretrain, launch, release, hub, probe, finetune, embed, real, bench):
+VERBS = (
+    demo,
+    archive,
+    balance,
+    dedup,
+    pretrain,
+    launch,
+    release,
+    hub,
+    probe,
+    finetune,
+    embed,
+    real,
+    bench,
+)
+
+for _group in VERBS:
     _group.register(app)
 
 

@@ -216,9 +216,9 @@ def shard(
         archive_words.slice_made(str(part), totals)
     else:
         complete_pages(out)
-        archive_words.summary(totals, out, advice)
+        counts = archive_words.summary(totals, out, advice)
     if json:
-        console.result({"slice": part, "files": totals} if isinstance(totals, int) else totals.counts())
+        console.result({"slice": part, "files": totals} if isinstance(totals, int) else counts)
 
 
 def _way(

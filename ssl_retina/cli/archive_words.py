@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ssl_retina.cli import console
 
@@ -36,7 +36,7 @@ REMARKS = {
     "suppressed_sex": "photographs whose sex was made unknown too",
     "suppressed_visit": "photographs whose visit was made unknown too",
     "suppressed_device": "photographs whose device was made unknown too",
-    "visit_unknown": "photographs added to patients of the set: their visit is not known",
+    "visit_unknown": "photographs added to patients whose earlier visits the archive tells otherwise now",
     "devices_dropped": "more than 64 different devices: that is free text, none was written",
 }
 
@@ -69,8 +69,12 @@ def slice_made(part: str, rows: int) -> None:
     console.note(f"slice {part}: {rows:,} files are done; when all slices are: the same command with --merge")
 
 
-def summary(totals: "Totals", out: Path, advice: Sequence[str]) -> None:
-    """Tell the totals of a build, and what a recipe advises."""
+def summary(totals: "Totals", out: Path, advice: Sequence[str]) -> dict[str, Any]:
+    """Tell the totals of a build, what was kept of every stratum, and what a recipe advises; give them."""
+    from ssl_retina import shards
+    from ssl_retina.report import strata
+
+    lines = strata.read(shards.read_index(out))
     counts = totals.counts()
     shown = ", ".join(f"{counts[name]:,} {name}" for name in ("scanned", "written", "rejected", "duplicates"))
     console.note(f"{shown}; {totals.patients:,} patients; shards: {totals.shards:,} in {out}")
@@ -81,8 +85,11 @@ def summary(totals: "Totals", out: Path, advice: Sequence[str]) -> None:
         console.note("WARNING: more than half of the files were rejected: is this the right folder?")
     for remark, count in sorted(totals.remarks.items()):
         console.note(f"  {count:,} {REMARKS.get(remark, remark)}")
+    for one in lines:
+        console.note(f"  {one.sentence()}")
     if not totals.patients:
         console.note("  no patient ids: statistics will be image-level (probe --patient none)")
     console.note(f"next: ssl-retina inspect {out}")
     for line in advice:
         console.note(line)
+    return {**counts, "strata": [one.as_json() for one in lines]} if lines else counts

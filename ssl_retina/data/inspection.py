@@ -17,7 +17,7 @@ import numpy as np
 from ssl_retina import files, positions, shard_index, shards
 from ssl_retina.data.images import Undecodable, decode
 from ssl_retina.errors import InputError, ShardError, StateError
-from ssl_retina.shard_index import Member
+from ssl_retina.shard_index import Member, weights
 from ssl_retina.shard_index.manifest import SEALED
 from ssl_retina.shards import COLUMNS, Index, Reader
 
@@ -136,7 +136,8 @@ def _kept_facts(folder: Path) -> dict[str, Any]:
         raise StateError(f"{folder / shards.INDEX_NAME} is ours and fits its shards: nothing to write")
     now = sum(len(shard_index.members(tar)) for tar in shard_index.tars(folder))
     stale = shard_index.OWN_FACTS if now == index.samples else (*shard_index.OWN_FACTS, *FACTS_OF_THE_SAMPLES)
-    return {name: value for name, value in index.facts.items() if name not in stale}
+    facts = weights.as_made(index.facts)
+    return {name: value for name, value in facts.items() if name not in stale}
 
 
 def _unreadable(index: Index, url: str) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssl_retina import shards
+from ssl_retina import positions, shards
 from ssl_retina.shards import Index, Reader
 
 COLUMNS = ("modality", "eye", "device", "split", "quality", "age", "sex")
@@ -24,7 +24,8 @@ class Census:
     patients have 1, 2, ... of them, as far as known. smallest: how few patients share one combination of
     device, age, sex and number of visits; k-anonymity as anybody who has the shards can count it. aliases:
     further files of the same pixels. near: photographs that are marked as near duplicates of another. shared:
-    photographs that lie under several patients, near duplicates included.
+    photographs that lie under several patients, near duplicates included. strata: (device, cluster or rare;
+    word) -> `kept`, `copies` (further files of the same pixels), `near`, and how many are of each quality.
     """
 
     samples: int
@@ -37,6 +38,7 @@ class Census:
     aliases: int
     near: int
     shared: int
+    strata: Mapping[tuple[str, str], Mapping[str, int]]
 
 
 @dataclass
@@ -49,9 +51,13 @@ class _Counts:
     aliases: int = 0
     near: int = 0
     shared: int = 0
+    strata: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
 
-    def add(self, row: int, facts: Facts) -> None:
-        """Count one sample. A sample without a patient stands for somebody else: a negative number."""
+    def add(self, row: int, facts: Facts, cluster: str = UNKNOWN) -> None:
+        """Count one sample, in the cluster that the table has it in.
+
+        A sample without a patient stands for somebody else: a negative number.
+        """
         for name in COLUMNS:
             if name in facts:
                 word = facts[name]
@@ -74,6 +80,16 @@ class _Counts:
         self.photographs.update(shards.group_number(one) for one in owners)
         self.near += bool(facts.get("near"))
         self.shared += len(owners) > 1 or bool(facts.get("id_conflict"))
+        self._add_to_strata(facts, cluster, copies=len(others))
+
+    def _add_to_strata(self, facts: Facts, cluster: str, *, copies: int) -> None:
+        seen = Counter(kept=1, copies=copies, near=int(bool(facts.get("near"))))
+        quality = facts.get("quality")
+        if isinstance(quality, dict):
+            seen[str(quality.get("class"))] += 1
+        own = [("device", str(facts.get("device") or UNKNOWN)), ("cluster", cluster)]
+        for stratum in (*own, ("rare", "rare")) if facts.get("rare") is True else own:
+            self.strata.setdefault(stratum, Counter()).update(seen)
 
     def smallest(self) -> int | None:
         """Patients of the rarest combination."""
@@ -89,8 +105,9 @@ def take(index: Index) -> Census:
     counts = _Counts()
     reader = Reader(index)
     try:
+        codes = positions.codes(reader.positions, "cluster")
         for row in range(len(reader)):
-            counts.add(row, reader.facts(row))
+            counts.add(row, reader.facts(row), index.columns["cluster"][int(codes[row])])
     finally:
         reader.close()
     return Census(
@@ -104,4 +121,5 @@ def take(index: Index) -> Census:
         aliases=counts.aliases,
         near=counts.near,
         shared=counts.shared,
+        strata=counts.strata,
     )

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ssl_retina import files
-from ssl_retina.report import census, plots, sheet
+from ssl_retina.report import census, plots, sheet, strata
 from ssl_retina.report.census import Census
 from ssl_retina.shard_index.manifest import SEALED
 from ssl_retina.shards import Index
@@ -51,6 +51,7 @@ def render(index: Index, counts: Census) -> str:
         parts=list(_parts(facts.get("totals"))),
         totals=facts.get("totals"),
         columns={name: _shortened(words) for name, words in counts.columns.items()},
+        **_long_tail(index, counts),
         visits=plots.bars("visits", counts.visits, "visits of a patient", "patients"),
         photographs=plots.bars("photographs", counts.photographs, "photographs of a patient", "patients"),
         anonymity=facts.get("anonymity", {}),
@@ -63,6 +64,17 @@ def render(index: Index, counts: Census) -> str:
         each=_each(index),
         limits=LIMITS,
     )
+
+
+def _long_tail(index: Index, counts: Census) -> dict[str, Any]:
+    """The strata, and which reasons have a column."""
+    lines = strata.take(index, counts)
+    return {
+        "strata": lines,
+        "reasons": sorted({reason for one in lines for reason in one.taken}),
+        "weighted": any(one.weight is not None for one in lines),
+        "spared": next((one.spared for one in lines if one.kind == "rare"), {}),
+    }
 
 
 def name_of(index: Index) -> str:

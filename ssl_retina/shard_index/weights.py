@@ -3,12 +3,18 @@
 In: a position table on disk and the column that is balanced. Out: its `weight` field.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 BALANCE = "balance"
 """The fact of the index that names the balanced column; without it all weights are 1."""
+
+CLUSTERS = "clusters"
+"""The fact of the index that says whose embeddings the table's clusters are of; without it they are those of
+the samples' JSON."""
 
 CHUNK = 65_536
 
@@ -30,3 +36,12 @@ def fill(path: Path, column: object) -> None:
         rows = table[start : start + CHUNK]
         rows["weight"] = share[rows[column]]
     table.flush()
+
+
+def as_made(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of an index without clusters of embeddings: weights as the archive step was asked for."""
+    if CLUSTERS not in facts:
+        return dict(facts)
+    made = facts.get("made_from", {}).get(BALANCE)
+    left = {name: value for name, value in facts.items() if name not in (CLUSTERS, BALANCE)}
+    return left | ({BALANCE: made} if made else {})

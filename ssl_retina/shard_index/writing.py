@@ -39,22 +39,39 @@ def _silent(samples: int) -> None:
 class Kept:
     """Shards of an older index of the same set that stay as they are: their rows and digests are taken over.
 
-    index: the older index. names: of the shards that stay.
+    index: the older index. names: of the shards that stay. clusters: other numbers of `index.columns` for its
+    rows, where the table is to say others.
     """
 
     index: Index
     names: frozenset[str]
+    clusters: NDArray[np.uint16] | None = None
 
     def rows(self, shard: Shard) -> NDArray[np.void]:
         """The shard's rows of the older table in the form of now, their weights 1."""
-        number = self.index.shards.index(shard)
-        start = sum(one.nsamples for one in self.index.shards[:number])
-        old = shards.read_positions(self.index)[start : start + shard.nsamples]
+        rows = self._rows(shard)
+        old = shards.read_positions(self.index)[rows]
         table = np.zeros(len(old), dtype=shards.POSITION)
         for name in old.dtype.names or ():
             table[name] = old[name]
         table["weight"] = 1
+        if self.clusters is not None:
+            table["cluster"] = self.clusters[rows]
         return table
+
+    def clusters_of(self, name: str) -> dict[str, str]:
+        """Key -> cluster of a shard that is written anew, where the older table alone knows it."""
+        shard = next((one for one in self.index.shards if one.url == name), None)
+        if shard is None or weights.CLUSTERS not in self.index.facts:
+            return {}
+        words = self.index.columns["cluster"]
+        table = shards.read_positions(self.index)[self._rows(shard)]
+        return {bytes(row["key"]).decode("ascii"): words[int(row["cluster"])] for row in table}
+
+    def _rows(self, shard: Shard) -> slice:
+        number = self.index.shards.index(shard)
+        start = sum(one.nsamples for one in self.index.shards[:number])
+        return slice(start, start + shard.nsamples)
 
 
 def write(
@@ -87,7 +104,8 @@ def write(
                 if kept and name in known:
                     rows, shard = _taken_over(kept, known[name], number, vocabulary), known[name]
                 else:
-                    rows = _rows(found[name], number, vocabulary)
+                    known_clusters = kept.clusters_of(name) if kept else {}
+                    rows = _rows(found[name], number, vocabulary, known_clusters)
                     shard = _shard(found[name], len(rows))
                 stream.write(rows.tobytes())
                 listed.append(shard)
@@ -142,13 +160,20 @@ def _write_header(stream: BinaryIO, rows: int) -> None:
     np.lib.format.write_array_header_1_0(stream, facts)
 
 
-def _rows(tar: Path, number: int, vocabulary: dict[str, dict[str, int]]) -> NDArray[np.void]:
-    """The position table of one shard; new words join the vocabulary in the order of appearance."""
+def _rows(
+    tar: Path, number: int, vocabulary: dict[str, dict[str, int]], clusters: Mapping[str, str]
+) -> NDArray[np.void]:
+    """The position table of one shard; new words join the vocabulary in the order of appearance.
+
+    clusters: key -> cluster, where another than the JSON's counts.
+    """
     found = members(tar)
     table = np.zeros(len(found), dtype=shards.POSITION)
     with tar.open("rb") as stream:
         for at, member in enumerate(found):
             facts = _facts(tar, stream, member)
+            if member.key in clusters:
+                facts["cluster"] = clusters[member.key]
             crc = zlib.crc32(_bytes(stream, member.image_offset, member.image_size))
             places = (member.image_offset, member.image_size, crc, member.json_offset, member.json_size)
             codes = (_code(tar, name, facts, vocabulary[name]) for name in shards.COLUMNS)

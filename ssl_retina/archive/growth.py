@@ -1,0 +1,94 @@
+"""What is new in an archive that has grown, and whether a set can take it in.
+
+In: the archive as it is now, a complete set of what it was. Out: the archive's new files, or StateError.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssl_retina import pseudonyms, shards
+from ssl_retina.archive import containers, worker
+from ssl_retina.archive.build import Archive
+from ssl_retina.archive.withdraw import WITHDRAWN
+from ssl_retina.errors import StateError
+from ssl_retina.shard_index import manifest, weights
+from ssl_retina.shards import Index
+
+
+def require_plain(index: Index) -> None:
+    """Rare combinations and first days were decided over all patients: more of them change that."""
+    whole = {
+        "min_quality": ("reject",),
+        "balance": (None,),
+        "rare": (None,),
+        "near_duplicates": ("mark", "off"),
+    }
+    made = index.facts["made_from"]
+    if weights.CLUSTERS in index.facts:
+        raise StateError(
+            f"{index.folder} is balanced by embeddings, which new files have none of: ssl-retina balance "
+            f"{index.folder} --undo first, and balance again afterwards"
+        )
+    if any(made.get(name, usual[0]) not in usual for name, usual in whole.items()):
+        raise StateError(
+            f"{index.folder} was made with --min-quality, --balance, --rare or --near-duplicates merge: what "
+            "they take is decided over all files. Make a new set (another --out)"
+        )
+    if (
+        index.facts.get("anonymity", {}).get("k") is not None
+        or index.facts["made_from"].get("dates") == "shift"
+    ):
+        raise StateError(
+            f"{index.folder} carries ages, sexes or days: what is rare, and which visit is first, is decided "
+            "over all files. Make a new set (another --out)"
+        )
+
+
+@dataclass(frozen=True)
+class Growth:
+    """whole: the archive as it is now; new: its new files alone. order: file -> its number in the scan."""
+
+    whole: Archive
+    new: Archive
+    order: Mapping[str, int]
+
+
+def of(archive: Archive, index: Index) -> Growth:
+    """What is new. Raises StateError where an old file was changed or is missing."""
+    known, gone = _known(index.folder / shards.LEDGER_NAME)
+    fresh: list[int] = []
+    order: dict[str, int] = {}
+    changed = 0
+    with closing(containers.Reader(archive.job.source)) as reader:
+        for number, one in enumerate(archive.found):
+            file = pseudonyms.image(archive.job.key, one.path, archive.job.site)
+            order[file] = number
+            if file in known:
+                changed += worker.digest(archive.job, one, reader) != known.pop(file)
+            elif file not in gone:
+                fresh.append(number)
+    if changed or known:
+        raise StateError(
+            f"{changed} files of the set were changed and {len(known)} are missing in the archive: an append "
+            "only adds. Bring them back, take patients out with ssl-retina withdraw, or make a new set"
+        )
+    stated = {at: archive.stated[number] for at, number in enumerate(fresh) if number in archive.stated}
+    marks = frozenset(index.facts.get(WITHDRAWN, ()))
+    job = dataclasses.replace(archive.job, withdrawn=marks)
+    new = Archive(job, [archive.found[number] for number in fresh], stated, archive.remarks)
+    return Growth(archive, new, order)
+
+
+def _known(ledger: Path) -> tuple[dict[str, str], set[str]]:
+    """File -> digest of its bytes, and the files that were withdrawn: those may be there or not."""
+    known: dict[str, str] = {}
+    gone: set[str] = set()
+    for line in manifest.lines(ledger):
+        if line["reason"] == WITHDRAWN:
+            gone.add(line.get("file", line["key"]))
+        else:
+            known[line.get("file", line["key"])] = line.get("source", "")
+    return {file: digest for file, digest in known.items() if file not in gone}, gone
