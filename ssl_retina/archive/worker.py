@@ -26,6 +26,7 @@ from ssl_retina.archive import (
     features,
     fingerprint,
     look,
+    ocr,
     quality,
     readers,
     text,
@@ -58,6 +59,7 @@ class Job:
     keep_other: bool = False
     selection: Selection = EVERYTHING
     keep_text: bool = False
+    ocr: bool = False
     withdrawn: frozenset[str] = frozenset()
 
 
@@ -199,8 +201,7 @@ def _photograph(
     cleaned = clean.clean(picture.pixels, modality, job.size)
     if modality is None and cleaned.modality == "other" and not job.keep_other:
         raise Rejected("not_retinal")
-    if cleaned.field_of_view is None and not job.keep_text and text.bears_text(cleaned.pixels):
-        raise Rejected("burned_in", "letters")
+    _refuse_text(job, cleaned)
     suffix, image = encode(cleaned.pixels, job.encoding)
     height, width = cleaned.pixels.shape[:2]
     ellipse = cleaned.field_of_view
@@ -224,6 +225,14 @@ def _photograph(
     }
     seen = look.look(cleaned.pixels, ellipse) if cleaned.modality == "fundus" else None
     return record, image, seen
+
+
+def _refuse_text(job: Job, cleaned: clean.Cleaned) -> None:
+    """Raises Rejected."""
+    if cleaned.field_of_view is None and not job.keep_text and text.bears_text(cleaned.pixels):
+        raise Rejected("burned_in", "letters")
+    if job.ocr and ocr.reads_words(cleaned.pixels):
+        raise Rejected("burned_in", "ocr")
 
 
 def _quality(cleaned: clean.Cleaned) -> dict[str, Any] | None:
