@@ -143,6 +143,7 @@ def survey(source: Path, out: Path, settings: Settings, listener: Listener) -> A
         keep_other=settings.keep_other,
         selection=dataclasses.replace(settings.selection, enough=settings.enough),
         keep_text=settings.keep_text,
+        ocr=settings.ocr,
     )
     return Archive(job, found, stated, remarks)
 

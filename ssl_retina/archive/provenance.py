@@ -15,14 +15,14 @@ from typing import Any
 from PIL import features
 
 from ssl_retina import pseudonyms, shards
-from ssl_retina.archive import recipe
+from ssl_retina.archive import ocr, recipe
 from ssl_retina.archive.found import Found
 from ssl_retina.archive.matching import Stated
 from ssl_retina.archive.settings import Settings
 
 TOOLS = ("ssl-retina", "numpy", "pillow", "pydicom")
-DECODERS = ("python-gdcm", "pylibjpeg", "pyjpegls")
-"""Tools that may be there: what they decode is rejected without them."""
+EXTRAS = ("python-gdcm", "pylibjpeg", "pyjpegls", *ocr.PACKAGES)
+"""Tools that may be there: what some decode is rejected without them, what others read is kept."""
 
 
 def identity(key: bytes, found: Sequence[Found], stated: Stated, settings: Settings) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def identity(key: bytes, found: Sequence[Found], stated: Stated, settings: Setti
 def tools() -> dict[str, str]:
     """The versions that decide the bytes of the output."""
     found = {name: metadata.version(name) for name in TOOLS}
-    for name in DECODERS:
+    for name in EXTRAS:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

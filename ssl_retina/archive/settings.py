@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ssl_retina.archive import ocr
 from ssl_retina.archive.disclosure import DATES, Rule
 from ssl_retina.archive.encode import Encoding
 from ssl_retina.archive.filters import Filters
@@ -32,7 +33,7 @@ class Settings:
     selection: which pictures of a file with several.
     full_decode: decode every pixel of JPEGs that are stored far smaller, too.
     keep_other: keep pictures that look like neither a photograph nor a scan of a retina.
-    keep_text: keep pictures that bear a line of letters.
+    keep_text: keep pictures that bear a line of letters. ocr: look for words in every picture.
     filters: what is marked, taken out, spared and weighted.
     site: goes into every pseudonym; name: begins the shards' names.
     key_file, id_map: the site's key; where to write the way back, if at all. processes: None is all cores.
@@ -50,6 +51,7 @@ class Settings:
     full_decode: bool = False
     keep_other: bool = False
     keep_text: bool = False
+    ocr: bool = False
     filters: Filters = field(default_factory=Filters)
     site: str = ""
     name: str = "retina"
@@ -78,6 +80,8 @@ class Settings:
         for option, word in (("--name", self.name), ("--site", self.site or "none")):
             if not NAME_PATTERN.fullmatch(word):
                 raise InputError(f"{option}: up to 32 letters, digits, - and _")
+        if self.ocr:
+            ocr.require()
 
     @property
     def workers(self) -> int:
@@ -112,6 +116,7 @@ class Settings:
             "also": sorted(self.selection.also),
             "full_decode": self.full_decode,
             "keep_text": self.keep_text,
+            **({"ocr": True} if self.ocr else {}),
             **self.filters.decisive(),
             "site": self.site,
             "name": self.name,

@@ -24,6 +24,7 @@ from ssl_retina.archive import (
     features,
     fingerprint,
     look,
+    ocr,
     quality,
     readers,
     text,
@@ -54,6 +55,7 @@ class Job:
     keep_other: bool = False
     selection: Selection = EVERYTHING
     keep_text: bool = False
+    ocr: bool = False
     withdrawn: frozenset[str] = frozenset()
 
 
@@ -193,8 +195,7 @@ def _photograph(
     picture, modality, cleaned = _cleaned(part, stated, job.size)
     if modality is None and cleaned.modality == "other" and not job.keep_other:
         raise Rejected("not_retinal")
-    if cleaned.field_of_view is None and not job.keep_text and text.bears_text(cleaned.pixels):
-        raise Rejected("burned_in", "letters")
+    _refuse_text(job, cleaned)
     suffix, image = encode(cleaned.pixels, job.encoding)
     height, width = cleaned.pixels.shape[:2]
     ellipse = cleaned.field_of_view
@@ -232,6 +233,14 @@ def _cleaned(part: Part, stated: Attributes | None, size: int) -> tuple[Picture,
         return picture, modality, cleaned
     assert part.in_full is not None
     return _cleaned(Part(part.place, part.in_full), stated, size)
+
+
+def _refuse_text(job: Job, cleaned: clean.Cleaned) -> None:
+    """Raises Rejected."""
+    if cleaned.field_of_view is None and not job.keep_text and text.bears_text(cleaned.pixels):
+        raise Rejected("burned_in", "letters")
+    if job.ocr and ocr.reads_words(cleaned.pixels):
+        raise Rejected("burned_in", "ocr")
 
 
 def _quality(cleaned: clean.Cleaned) -> dict[str, Any] | None:

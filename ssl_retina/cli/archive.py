@@ -133,6 +133,12 @@ def shard(
     keep_text: Annotated[
         bool, typer.Option("--keep-text", help="Keep scans and photographs without a rim that bear letters.")
     ] = False,
+    ocr: Annotated[
+        bool,
+        typer.Option(
+            "--ocr", help="Reject every picture in which words can be read, photographs included (extra ocr)."
+        ),
+    ] = False,
     near_duplicates: Annotated[
         NearDuplicates,
         typer.Option(help="Copies that were resized, cropped, lit or mirrored: mark, merge or off."),
@@ -199,6 +205,7 @@ def shard(
         selection=Selection(frames, pages.value, tuple(filter(None, also.split(",")))),
         full_decode=full_decode,
         keep_text=keep_text,
+        ocr=ocr,
         filters=Filters(near_duplicates, str(min_quality or "reject"), balance, rare),
         site=site,
         name=name,

@@ -45,12 +45,11 @@ LEFT_OUT = ("not_selected", "skipped_by_recipe")
 
 HINTS = {
     "sop_class": " (not ophthalmic; --also vl,sc reads photographs and captures)",
-    "no_reader:img": " (Zeiss .img files have no header: export DICOM instead)",
     "pages": " (--pages first or all takes them)",
     "not_selected": " (left out by --frames or --pages)",
     "no_reader:container": " (only .zip, .tar, .tar.gz and .tgz are read: unpack them)",
     "nested_container": " (containers inside containers are not read: unpack the outer one)",
-    "burned_in": " (a device wrote into the pixels; look at them, then perhaps --keep-text)",
+    "burned_in": " (a device wrote into the pixels; look at them, then perhaps --keep-text, or no --ocr)",
     "quality": " (below --min-quality)",
     "skipped_by_recipe": " (the ledger says which for what reason)",
     "not_retinal": " (no fundus photograph and no OCT; declare them in the table, or --keep-other)",

@@ -115,3 +115,23 @@ def fds(slices: int, first: int = 0) -> bytes:
     scans = struct.pack("<B4IBI", 2, WIDTH, HEIGHT, 16, slices, 0, len(values)) + values
     fundus = struct.pack("<4IBI", 60, 50, 24, 1, 0, 9000) + bytes((10, 60, 200)) * 3000
     return _topcon(b"FDS", _named("@IMG_SCAN_03", scans), _named("@IMG_OBS", fundus))
+
+
+def cube_name(width: int, count: int, eye: str = "OS", kind: str = "cube_raw") -> str:
+    """A file name as a Cirrus exports it, with words of a patient."""
+    scan = f"Macular Cube {width}x{count}" if width == 512 else f"Optic Disc Cube {width}x{count}"
+    return f"{PATIENT.decode()}_{WORD.decode()}_{scan}_7-9-2010_14-42-18_{eye}_sn44088_{kind}.img"
+
+
+def cube_scan(number: int, width: int) -> np.ndarray:
+    """(1024, width) uint8, the right way up: a bright line that falls to the right, deeper in each B-scan."""
+    scan = np.full((1024, width), 20, np.uint8)
+    columns = np.arange(width)
+    for thick in range(12):
+        scan[200 + 2 * number + columns // 4 + thick, columns] = 220
+    return scan
+
+
+def cube(width: int, count: int) -> bytes:
+    """B-scans as a Cirrus writes them: each turned by half a turn."""
+    return b"".join(cube_scan(number, width)[::-1, ::-1].tobytes() for number in range(count))

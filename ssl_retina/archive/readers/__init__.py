@@ -8,25 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ssl_retina.archive.picture import Part, Picture
-from ssl_retina.archive.readers import dicom, heidelberg, images, topcon
+from ssl_retina.archive.readers import dicom, heidelberg, images, topcon, zeiss
 from ssl_retina.archive.rejection import Rejected
 from ssl_retina.archive.selection import EVERYTHING, Selection
 
 __all__ = ["Picture", "Rejected", "content", "parts", "patient", "read"]
 
 FILE_LIMIT = 1024**3
-UNREADABLE = {
-    **dict.fromkeys((".e2e", ".vol", ".fda", ".fds"), "vendor_parse"),
-    ".img": "no_reader:img",
-}
-"""Reasons of files that have a maker's suffix and not his mark; Zeiss's .img has no header at all."""
+MARKED = (".e2e", ".vol", ".fda", ".fds")
+"""Suffixes of makers whose files begin with a mark."""
 
 
 def parts(content: bytes, name: str, selection: Selection = EVERYTHING) -> Sequence[Part]:
     """The pictures of a file, one or more, none decoded yet.
 
-    content: JPEG, PNG, TIFF, BMP, PPM, GIF, DICOM, or OCT files of Heidelberg and Topcon. name: its suffix
-    counts only where the content does not tell the kind.
+    content: JPEG, PNG, TIFF, BMP, PPM, GIF, DICOM, or OCT files of Heidelberg, Topcon and Zeiss. name: its
+    suffix counts only where the content does not tell the kind.
     Raises Rejected for a file of which no picture can be read, and nothing else.
     """
     suffix = PurePosixPath(name).suffix.casefold()
@@ -36,8 +33,11 @@ def parts(content: bytes, name: str, selection: Selection = EVERYTHING) -> Seque
         return heidelberg.parts(content, selection)
     if topcon.recognised(content):
         return topcon.parts(content, selection)
-    if suffix in UNREADABLE and images.kind(content) is None:
-        raise Rejected(UNREADABLE[suffix])
+    unknown = images.kind(content) is None
+    if zeiss.recognised(content, suffix) or (suffix == zeiss.SUFFIX and unknown):
+        return zeiss.parts(content, name, selection)
+    if suffix in MARKED and unknown:
+        raise Rejected("vendor_parse")
     return images.parts(content, selection)
 
 

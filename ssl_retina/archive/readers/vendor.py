@@ -1,10 +1,10 @@
 """OCT files as the makers' software writes them -> B-scans with their place, and the pictures beside them.
 
 In: bytes that begin with a maker's mark, or a maker's suffix. Out: parts, or `Rejected`: vendor_parse with
-the exception's type alone, no_reader:img. The formats are read by a few numbers each, straight from the
-bytes and without a library: those that exist bring GPL-licensed binaries (OCT-Converter through
-imageio-ffmpeg), read every name of the header, trust every size, and take the fraction of an E2E value
-backwards. What the numbers mean: https://bitbucket.org/uocte/uocte/wiki, eyepy and OCT-Converter (MIT).
+the exception's type alone. The formats are read by a few numbers each, straight from the bytes and without
+a library: those that exist bring GPL-licensed binaries (OCT-Converter through imageio-ffmpeg), read every
+name of the header, trust every size, and take the fraction of an E2E value backwards. What the numbers mean:
+https://bitbucket.org/uocte/uocte/wiki, eyepy and OCT-Converter (MIT).
 """
 
 import contextlib
