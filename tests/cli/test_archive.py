@@ -90,7 +90,7 @@ def test_letters_and_photographs_without_a_rim_are_told(tmp_path: Path, shard: S
     page = np.where(rows % 24 < 8, 20, 250)
     for name, channels in (
         ("letter", (page, page, page)),
-        ("full", (150 + rows // 8, 70 + columns // 8, rows)),
+        ("full", (150 + rows // 8, 70 + columns // 8, rows // 4)),
     ):
         Image.fromarray(np.stack(channels, axis=2).astype(np.uint8)).save(source / f"{name}.png")
     code, _, notes = shard(source, "--out", tmp_path / "out", "--processes", 1)
