@@ -53,6 +53,17 @@ def test_label_columns_are_never_taken_and_are_named(tmp_path: Path) -> None:
     assert "not used: Label, dr_grade" in table.describe(read)
 
 
+def test_patients_that_pandas_wrote_as_fractions_are_whole_and_counted(tmp_path: Path) -> None:
+    rows = [["a", "65"], ["b", "65.0"], ["c", ""], ["d", "066.0"]]
+    read = _read(tmp_path, ["file", "patient"], *rows)
+    assert [one.patient for _, one in read.rows] == ["65", "65", None, "066"]
+    stated, counts = matching.from_table([Found(name, 1) for name in "abcd"], read)
+    assert (len(stated), counts[table.WHOLE]) == (4, 2)
+    read = _read(tmp_path, ["file", "patient"], *rows, ["e", "65.5"])
+    assert [one.patient for _, one in read.rows] == ["65", "65.0", None, "066.0", "65.5"]
+    assert not read.remarks
+
+
 def test_the_users_word_comes_first_and_mistakes_are_explained(tmp_path: Path) -> None:
     header = ["file", "id", "patient"]
     assert _read(tmp_path, header, ["a", "7", "8"], columns={"patient": "id"}).rows[0][1].patient == "7"
