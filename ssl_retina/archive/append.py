@@ -27,6 +27,7 @@ from ssl_retina.archive import (
     worker,
 )
 from ssl_retina.archive.build import Archive, Listener, Settings, Totals
+from ssl_retina.archive.settings import Passing
 from ssl_retina.archive.withdraw import DERIVED, WITHDRAWN, files_of_several
 from ssl_retina.archive.worker import Record
 from ssl_retina.errors import StateError
@@ -53,9 +54,12 @@ def append(source: Path, out: Path, settings: Settings, listener: Listener) -> T
         output.require_same(out, index.facts.get("made_from", {}), identity, but=GROWN)
         output.require_intact(out, index)
         _require_plain(index)
-        grown = _grown(archive, index)
+        with listener.during("comparing the archive with the set") as passing:
+            grown = _grown(archive, index, passing)
         if grown.found:
-            _take_in(grown, index, identity, settings, listener)
+            chunks = _first_stage(grown, index, identity, settings, listener)
+            with listener.during("taking the new files into the set"):
+                _take_in(grown, index, identity, settings, chunks)
         else:
             listener.note("the archive holds no file that is not in the set")
         shutil.rmtree(out / output.WORK_NAME, ignore_errors=True)
@@ -86,13 +90,13 @@ def _require_plain(index: Index) -> None:
         )
 
 
-def _grown(archive: Archive, index: Index) -> Archive:
+def _grown(archive: Archive, index: Index, passing: Passing) -> Archive:
     """The archive's new files alone. Raises StateError where an old one was changed or is missing."""
     known, gone = _known(index.folder / shards.LEDGER_NAME)
     fresh: list[int] = []
     changed = 0
     with closing(containers.Reader(archive.job.source)) as reader:
-        for number, one in enumerate(archive.found):
+        for number, one in enumerate(passing(archive.found)):
             file = pseudonyms.image(archive.job.key, one.path, archive.job.site)
             if file in known:
                 changed += worker.digest(archive.job, one, reader) != known.pop(file)
@@ -122,10 +126,9 @@ def _known(ledger: Path) -> tuple[dict[str, str], set[str]]:
 
 
 def _take_in(
-    grown: Archive, index: Index, identity: Mapping[str, Any], settings: Settings, listener: Listener
+    grown: Archive, index: Index, identity: Mapping[str, Any], settings: Settings, chunks: int
 ) -> None:
-    """Both stages for the new files, then the exchange."""
-    chunks = _first_stage(grown, index, identity, settings, listener)
+    """The second stage for the new files, then the exchange."""
     reader = Reader(index)
     try:
         several = files_of_several(index.folder / shards.LEDGER_NAME)
@@ -176,8 +179,7 @@ def _first_stage(
     wanted = stage.missing(grown.job, planned)
     done = len(grown.found) - sum(len(chunk.rows) for chunk in wanted)
     if wanted:
-        progress = build.Progress(listener, done, len(grown.found))
-        stage.run(grown.job, wanted, processes=settings.workers, progress=progress.add)
+        build.Progress(listener, done, len(grown.found)).run(grown.job, wanted, settings.workers)
         stage.require_readable(work, len(planned))
     return len(planned)
 

@@ -60,11 +60,13 @@ def inspect(
 
 def _write_datasheet(folder: Path, path: Path) -> None:
     from ssl_retina import shards
+    from ssl_retina.archive.settings import Listener
     from ssl_retina.errors import InputError
     from ssl_retina.report import datasheet
 
     try:
-        datasheet.write(shards.read_index(folder), path)
+        with Listener(console.note).during("making the datasheet"):
+            datasheet.write(shards.read_index(folder), path)
     except OSError as error:
         raise InputError(f"--datasheet {path} cannot be written: {error.strerror or error}") from None
     console.note(f"datasheet: {path}")

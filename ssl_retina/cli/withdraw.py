@@ -36,14 +36,18 @@ def withdraw(
     Example: ssl-retina withdraw out/shards --patient 65 --runs runs
     """
     from ssl_retina.archive import withdraw as archive
+    from ssl_retina.archive.settings import Listener
     from ssl_retina.release import exposure
     from ssl_retina.report import pages
 
     found: list[Exposed] = []
     if runs is not None:
         exposure.find(runs, ())
-    done = archive.withdraw(folder, patient, key_file=key_file, site=site)
-    pages.complete(folder)
+    listener = Listener(console.note)
+    with listener.during("taking the patient out"):
+        done = archive.withdraw(folder, patient, key_file=key_file, site=site)
+    with listener.during("making the datasheet"):
+        pages.complete(folder)
     if runs is not None:
         found = exposure.find(runs, done.earlier)
     _tell(done, folder)
