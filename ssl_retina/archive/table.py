@@ -60,7 +60,7 @@ class Table:
 
 def read(path: Path, mapping: Mapping[str, str]) -> Table:
     """Read a table. Raises InputError for columns that do not exist, or hold what may be free text."""
-    content = raw(path)
+    content = raw(path, f"--table {path}")
     columns = _chosen(content.columns, mapping)
     if "file" not in columns:
         raise InputError(_no_file_column(content.columns))
@@ -102,9 +102,9 @@ def _inside(container: Path, name: str) -> bytes:
     raise InputError(f"{container} holds no table {name}")
 
 
-def raw(path: Path) -> labels.Table:
-    """A table as it stands: what a recipe reads. Raises InputError."""
-    return labels.parse(_bytes(path), path)
+def raw(path: Path, called: str) -> labels.Table:
+    """A table as it stands: what a recipe reads; `called` names it in messages. Raises InputError."""
+    return labels.parse(_bytes(path), called)
 
 
 def describe(table: Table) -> str:

@@ -74,13 +74,15 @@ def _tell(done: "Withdrawal", folder: Path) -> None:
         f"shards rewritten: {done.rewritten:,}, removed: {done.removed:,}"
     )
     if done.shared:
-        console.note(
-            f"  {done.shared:,} of them also lay under {done.sharers:,} other patients: they went too"
-        )
+        console.note(f"  {done.shared:,} of them also lay under {_patients(done.sharers)}: they went too")
     if done.regrouped:
         console.note(f"  {done.regrouped:,} photographs of others stand in another group now")
     console.note("  the archive still holds the files: remove them there too, and in copies and backups")
     console.note(f"next: ssl-retina inspect {folder}")
+
+
+def _patients(count: int) -> str:
+    return f"{count:,} other patient{'s' if count != 1 else ''}"
 
 
 def _tell_runs(found: "list[Exposed]", runs: Path) -> None:

@@ -90,6 +90,12 @@ def test_f100_a_table_without_header_is_not_quoted(tmp_path: Path) -> None:
     assert "not used: column 1, column 2, column 3" in table.describe(_read(tmp_path, header, row))
 
 
+def test_a_table_in_an_old_code_page_names_its_option(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("file;patient\nü.png;1\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"^--table .*t.csv is not UTF-8 .*Save it as UTF-8: in Excel File"):
+        table.read(tmp_path / "t.csv", {})
+
+
 def test_a_strange_header_is_not_quoted(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         _read(tmp_path, ["DOE^JOHN", "4711.jpg"], ["ROE^JANE", "4712.jpg"])

@@ -116,7 +116,8 @@ def _tables(
             absent.append(f"recipe {recipe.name}: no table {where} here, nothing is taken from it")
         table = _Table(rule, f"tables.{number}")
         for at in fitting:
-            _read(recipe, table, content=archive_table.raw(source / found[at].path), counts=counts)
+            content = archive_table.raw(source / found[at].path, f"recipe {recipe.name}: its table {where}")
+            _read(recipe, table, content=content, counts=counts)
         tables.append(table)
     return tables, absent
 
