@@ -8,9 +8,11 @@ import base64
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import stat
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ssl_retina import files, shards
@@ -18,11 +20,17 @@ from ssl_retina.errors import StateError
 
 KEY_BYTES = 32
 KEY_VARIABLE = "SSL_RETINA_KEY_FILE"
+MINUS = "\u2212"
 SUFFIXES = frozenset(
     ("jpg", "jpeg", "png", "tif", "tiff", "bmp", "ppm", "pgm", "pnm", "dcm", "dicom", "webp", "gif")
 )
 """What is taken for a suffix of a photograph; any other text behind a dot belongs to the name."""
-NORMALISATION = "NFKC, stripped, case-folded, inner spaces joined, leading zeros of plain numbers dropped"
+NORMALISATION = (
+    "2: NFKC, invisible characters dropped, digits and dashes of any script as ASCII, stripped, case-folded, "
+    "inner spaces joined, leading zeros of plain numbers dropped"
+)
+"""The rule for ids, its version first: under another rule the same id is another patient."""
+_DECIMAL, _WHOLE = re.compile(r"\d+\.\d+"), re.compile(r"\d+\.0+")
 
 
 def default_key_file() -> Path:
@@ -100,8 +108,37 @@ def _holds_shards(folder: Path) -> bool:
 
 def normalise(identifier: str) -> str:
     """An id in the one spelling that is hashed: see NORMALISATION."""
-    text = " ".join(unicodedata.normalize("NFKC", identifier).split()).casefold()
+    text = " ".join(plain(identifier).split()).casefold()
     return (text.lstrip("0") or "0") if text.isdecimal() else text
+
+
+def plain(text: str) -> str:
+    """NFKC, without what nobody sees (BOM, zero-width spaces), with ASCII's digits and hyphen."""
+    if text.isascii():
+        return text
+    seen = "".join(one for one in text if unicodedata.category(one) != "Cf")
+    return "".join(map(_ascii, unicodedata.normalize("NFKC", seen)))
+
+
+def _ascii(character: str) -> str:
+    """The ASCII digit or hyphen that a character stands for, else the character."""
+    digit = unicodedata.decimal(character, None)
+    if digit is not None:
+        return str(digit)
+    return "-" if unicodedata.category(character) == "Pd" or character == MINUS else character
+
+
+def whole(ids: Sequence[str]) -> tuple[list[str], int]:
+    """A column of ids with `65.0` as `65`, and how many were changed: so pandas writes numbers beside gaps.
+
+    Nothing is changed where one decimal of the column ends in anything else: then `65.0` is an id.
+    """
+    decimals = {one: plain(one).strip() for one in dict.fromkeys(ids)}
+    decimals = {one: text for one, text in decimals.items() if _DECIMAL.fullmatch(text)}
+    if not all(map(_WHOLE.fullmatch, decimals.values())):
+        return list(ids), 0
+    read = [decimals[one].partition(".")[0] if one in decimals else one for one in ids]
+    return read, sum(one in decimals for one in ids)
 
 
 def normalise_path(relative: str) -> str:

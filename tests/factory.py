@@ -143,7 +143,7 @@ def make_shards(
 
 def index_facts() -> Mapping[str, Any]:
     """What the archive step adds to the index."""
-    return {"key_fingerprint": pseudonyms.fingerprint(KEY), "size": 64}
+    return {"key_fingerprint": pseudonyms.fingerprint(KEY), "ids": pseudonyms.NORMALISATION, "size": 64}
 
 
 def make_labels(path: Path, *, samples: int = 64, patients: int = 16, seed: int = 0) -> Path:

@@ -205,6 +205,27 @@ def test_a_foreign_set_with_numbers_for_patients_shows_its_groups(tmp_path: Path
     assert "patients  unknown, 2 groups" in result.stdout
 
 
+def test_without_patients_each_photograph_is_its_own_group(tmp_path: Path) -> None:
+    image = factory.encoded(factory.pixels(0))
+    parts = [part for at in range(3) for part in ((f"k{at}.jpg", image), (f"k{at}.json", b"{}"))]
+    factory.write_tar(tmp_path / "a.tar", parts)
+    result = _run(tmp_path, "--write-index")
+    assert result.exit_code == 0, result.output
+    assert "patients  unknown: each photograph its own group" in result.stdout
+    assert json.loads(_run(tmp_path, "--json").stdout)["groups"] == 3
+
+
+def test_photographs_of_nobody_are_groups_beside_the_patients(tmp_path: Path) -> None:
+    image = factory.encoded(factory.pixels(0))
+    records = (b'{"patient": "p"}', b'{"patient": "p"}', b'{"patient": null}')
+    parts = [
+        part for at, record in enumerate(records) for part in ((f"k{at}.jpg", image), (f"k{at}.json", record))
+    ]
+    factory.write_tar(tmp_path / "a.tar", parts)
+    shown = _run(tmp_path, "--write-index").stdout
+    assert "patients  1, 2 groups that share no photograph (photographs without a patient count too)" in shown
+
+
 def test_nothing_of_a_foreign_set_reaches_the_terminal_unescaped(tmp_path: Path) -> None:
     image = factory.encoded(factory.pixels(0))
     record = rb'{"patient": "\ud800", "device": "\u001b[31m", "eye": "\ud800", "split": "\u001b[2J"}'

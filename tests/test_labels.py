@@ -69,10 +69,20 @@ def test_a_broken_file_is_refused_by_its_line(text: str, message: str, tmp_path:
         table(text, tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_unicode_with_its_mark_is_read(encoding: str, tmp_path: Path) -> None:
+    """Excel's "Unicode Text" is UTF-16 with tabs."""
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "x.csv").write_bytes(f"{mark}file\tgröße\r\nä.jpg\t1\r\n".encode(encoding))
+    found = labels.read(tmp_path / "x.csv")
+    assert (found.columns, found.rows) == (("file", "größe"), (("ä.jpg", "1"),))
+
+
 def test_a_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00a")
-    with pytest.raises(InputError, match="not UTF-8"):
-        labels.read(tmp_path / "x.csv")
+    for content in ("file,größe\n".encode("latin-1"), "a,b\n1,2\n".encode("utf-16-le"), b"\xff\xfea\0b"):
+        (tmp_path / "x.csv").write_bytes(content)
+        with pytest.raises(InputError, match=r"labels file .*x.csv is not UTF-8.*'CSV UTF-8 \(Comma"):
+            labels.read(tmp_path / "x.csv")
     with pytest.raises(InputError, match="none.csv cannot be read: No such file or directory"):
         labels.read(tmp_path / "none.csv")
 

@@ -123,7 +123,40 @@ def test_f102_spellings_of_one_word_are_one_patient(variant: str) -> None:
     assert pseudonyms.patient(KEY, variant) == pseudonyms.patient(KEY, "ab c")
 
 
-@pytest.mark.parametrize("other", ["120", "1-2", "P12", "0", "1 2"])
+UNSEEN = ["\ufeff12", "12\u200b", "1\u200d2", "\u200e12\u200f", "1\u00ad2"]
+DIGITS = ["\u0661\u0662", "\u06f1\u06f2", "\u0967\u0968", "\u0660\u0661\u0662"]
+
+
+@pytest.mark.parametrize("variant", UNSEEN + DIGITS)
+def test_f102_what_nobody_sees_and_digits_of_other_scripts_are_no_other_patient(variant: str) -> None:
+    assert pseudonyms.patient(KEY, variant) == pseudonyms.patient(KEY, "12")
+    assert pseudonyms.withdrawal_mark(KEY, variant) == pseudonyms.withdrawal_mark(KEY, "12")
+
+
+@pytest.mark.parametrize("dash", "\u2010\u2011\u2012\u2013\u2014\u2212\uff0d\ufe63")
+def test_f102_dashes_are_one_dash(dash: str) -> None:
+    assert pseudonyms.patient(KEY, f"A{dash}1") == pseudonyms.patient(KEY, "a-1")
+    assert pseudonyms.patient(KEY, f"A{dash}1") != pseudonyms.patient(KEY, "a1")
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "changed"),
+    [
+        (["65", "65.0", "66.00", "", "P7"], ["65", "65", "66", "", "P7"], 2),
+        (["65.0", "066.0"], ["65", "066"], 2),
+        (["\ufeff65.0", "\u0666\u0665.\u0660"], ["65", "65"], 2),
+        (["65", "65.0", "65.1"], ["65", "65.0", "65.1"], 0),
+        (["1.2.0", "65.", ".0", "a.0"], ["1.2.0", "65.", ".0", "a.0"], 0),
+        ([], [], 0),
+    ],
+)
+def test_f102_whole_numbers_that_pandas_wrote_are_whole(
+    written: list[str], read: list[str], changed: int
+) -> None:
+    assert pseudonyms.whole(written) == (read, changed)
+
+
+@pytest.mark.parametrize("other", ["120", "1-2", "P12", "0", "1 2", "12.0", "1.2"])
 def test_f102_other_ids_are_other_patients(other: str) -> None:
     assert pseudonyms.patient(KEY, other) != pseudonyms.patient(KEY, "12")
 

@@ -12,6 +12,7 @@ from pyarrow import parquet
 
 from ssl_retina import labels
 from ssl_retina.errors import InputError
+from ssl_retina.labels import sheets
 
 DAY = datetime.datetime(2020, 1, 31)
 ROWS = [("a.jpg", 12, 0.5, DAY, "R"), ("ä/b.jpg", 13, 1.0, None, None)]
@@ -44,6 +45,36 @@ def test_excel_and_parquet_are_read_as_csv_would_be(tmp_path: Path) -> None:
     ):
         table = labels.read(path)
         assert (table.columns, table.rows) == (NAMES, EXPECTED), path
+
+
+@pytest.mark.parametrize("stray", [" ", "x"])
+@pytest.mark.parametrize("place", ["AMJ20000", "XFD1048576", "XFD2", "E2", "A1048576"])
+def test_a_stray_cell_far_from_the_table_costs_nothing(tmp_path: Path, place: str, stray: str) -> None:
+    """A blank in AMJ20000 cost 37 s and 931 MB, one in the last cell of the sheet never ended."""
+    book = openpyxl.Workbook()
+    for row in (("file", "patient"), ("a.png", 65.0), ("b.png", "066")):
+        book.active.append(row)
+    book.active[place] = stray
+    book.save(tmp_path / "t.xlsx")
+    rows = labels.read(tmp_path / "t.xlsx").rows
+    assert rows[:2] == (("a.png", "65"), ("b.png", "066"))
+    assert rows[2:] == ((("x", ""),) if (place, stray) == ("A1048576", "x") else ())
+
+
+def test_a_sheet_of_more_cells_than_can_be_held_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = tuple(f"c{number}" for number in range(3000))
+    path = write_excel(tmp_path / "t.xlsx", [wide, *[wide] * 3])
+    assert len(labels.read(path).rows) == 3
+    monkeypatch.setattr(sheets, "CELLS_LIMIT", 10_000)
+    with pytest.raises(InputError, match=r"more than 10,000 cells, rows x columns.*save it as CSV"):
+        labels.read(path)
+
+
+def test_an_empty_sheet_with_a_blank_is_no_second_table(tmp_path: Path) -> None:
+    path = write_excel(tmp_path / "t.xlsx", [(" ",)], [(), NAMES, (), *ROWS])
+    assert (labels.read(path).columns, labels.read(path).rows) == (NAMES, EXPECTED)
 
 
 def test_several_sheets_are_refused(tmp_path: Path) -> None:

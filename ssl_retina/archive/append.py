@@ -56,9 +56,12 @@ def append(source: Path, out: Path, settings: Settings, listener: Listener) -> T
         output.require_same(out, index.facts.get("made_from", {}), identity, but=GROWN)
         output.require_intact(out, index)
         growth.require_plain(index)
-        grown = growth.of(archive, index)
+        with listener.during("comparing the archive with the set") as passing:
+            grown = growth.of(archive, index, passing)
         if grown.new.found:
-            _take_in(grown, index, identity, settings, listener)
+            chunks = _first_stage(grown.new, index, identity, settings, listener)
+            with listener.during("taking the new files into the set"):
+                _take_in(grown, index, identity, settings, chunks)
         else:
             listener.note("the archive holds no file that is not in the set")
         shutil.rmtree(out / output.WORK_NAME, ignore_errors=True)
@@ -66,10 +69,9 @@ def append(source: Path, out: Path, settings: Settings, listener: Listener) -> T
 
 
 def _take_in(
-    grown: growth.Growth, index: Index, identity: Mapping[str, Any], settings: Settings, listener: Listener
+    grown: growth.Growth, index: Index, identity: Mapping[str, Any], settings: Settings, chunks: int
 ) -> None:
-    """Both stages for the new files, then the exchange."""
-    chunks = _first_stage(grown.new, index, identity, settings, listener)
+    """The second stage for the new files, then the exchange."""
     work = grown.new.job.work
     reader = Reader(index)
     try:
@@ -143,8 +145,7 @@ def _first_stage(
     wanted = stage.missing(grown.job, planned)
     done = len(grown.found) - sum(len(chunk.rows) for chunk in wanted)
     if wanted:
-        progress = build.Progress(listener, done, len(grown.found))
-        stage.run(grown.job, wanted, processes=settings.workers, progress=progress.add)
+        build.Progress(listener, done, len(grown.found)).run(grown.job, wanted, settings.workers)
         stage.require_readable(work, len(planned))
     return len(planned)
 

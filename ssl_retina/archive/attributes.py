@@ -5,7 +5,6 @@ passes (law 8).
 """
 
 import re
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -108,7 +107,7 @@ def visit(text: str) -> int | None:
 
 def patient(text: str) -> str | None:
     """The id as written, or None where it names nobody (empty, `0000`, `ANONYMOUS`, ...)."""
-    bare = "".join(unicodedata.normalize("NFKC", text).split()).casefold()
+    bare = "".join(pseudonyms.plain(text).split()).casefold()
     if not bare or bare in NO_PATIENT or re.fullmatch(r"0{2,}|x{2,}", bare):
         return None
     return text if pseudonyms.normalise(text) else None

@@ -31,10 +31,11 @@ from ssl_retina.archive.matching import Stated
 from ssl_retina.archive.rejection import IO
 from ssl_retina.archive.scan import Found, scan
 from ssl_retina.archive.settings import Listener, Settings, Totals
+from ssl_retina.archive.telling import Progress
 from ssl_retina.archive.worker import Job
 from ssl_retina.errors import InputError
 
-__all__ = ["Listener", "Settings", "Totals", "build"]
+__all__ = ["Listener", "Progress", "Settings", "Totals", "build"]
 
 SAME_NAME = "same_name"
 SILENT = Listener()
@@ -90,8 +91,7 @@ def build_slice(
             wanted = stage.missing(archive.job, own)
             rows, left = (sum(len(chunk.rows) for chunk in some) for some in (own, wanted))
             if wanted:
-                progress = Progress(listener, rows - left, rows)
-                stage.run(archive.job, wanted, processes=settings.workers, progress=progress.add)
+                Progress(listener, rows - left, rows).run(archive.job, wanted, settings.workers)
     return rows
 
 
@@ -104,7 +104,7 @@ def _built(source: Path, out: Path, settings: Settings, listener: Listener, firs
             slices.refuse_running(out)
             totals = _build(archive, out, settings, listener, first)
             if totals.written and settings.id_map is not None:
-                _write_id_map(settings.id_map, archive, out)
+                _write_id_map(settings.id_map, archive, out, listener)
     if not totals.written:
         output.withdraw(out, made)
         raise InputError(_no_image(totals))
@@ -114,14 +114,15 @@ def _built(source: Path, out: Path, settings: Settings, listener: Listener, firs
     return totals
 
 
-def _write_id_map(path: Path, archive: Archive, out: Path) -> None:
-    with output.speaking("--id-map", path):
+def _write_id_map(path: Path, archive: Archive, out: Path, listener: Listener) -> None:
+    with output.speaking("--id-map", path), listener.during("writing the id map"):
         idmap.write(path, out, job=archive.job, found=archive.found, stated=archive.stated)
 
 
 def survey(source: Path, out: Path, settings: Settings, listener: Listener) -> Archive:
     """Check every input; nothing is written yet but a first key."""
-    found = _separate_twins(list(scan(source)))
+    with listener.during("listing the source") as passing:
+        found = _separate_twins(list(passing(scan(source))))
     if not found:
         raise InputError(f"the source {source} is empty: give the folder that holds the photographs")
     if out.resolve().is_relative_to(source.resolve()):
@@ -129,7 +130,8 @@ def survey(source: Path, out: Path, settings: Settings, listener: Listener) -> A
     if settings.id_map is not None:
         with output.speaking("--id-map", settings.id_map):
             idmap.check_place(settings.id_map, source, out)
-    found, stated, remarks = _stated(source, found, settings, listener)
+    with listener.during("fitting tables and names to files"):
+        found, stated, remarks = _stated(source, found, settings, listener)
     key_file = settings.key_file or pseudonyms.default_key_file()
     with output.speaking("key file", key_file):
         pseudonyms.check_key_place(key_file, out)
@@ -192,9 +194,11 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, 
         return _complete(out, listener)
     chunks = first(archive, out, settings, listener)
     work = archive.job.work
-    resolution = together.resolve(work, chunks, settings)
+    with listener.during("looking for copies, groups and visits"):
+        resolution = together.resolve(work, chunks, settings)
     plan = pack.Plan(work, out, settings.name, settings.samples_per_shard)
-    counts = pack.pack(plan, stage.records(work, chunks), resolution)
+    with listener.during("writing the shards") as passing:
+        counts = pack.pack(plan, passing(stage.records(work, chunks)), resolution)
     scanned = sum(1 for _ in stage.records(work, chunks))
     totals = _totals(scanned, counts, {**archive.remarks}, resolution)
     if totals.written:
@@ -212,7 +216,8 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, 
             **({"taken_out": taken} if taken else {}),
             **({"recipe": settings.recipe.facts()} if settings.recipe else {}),
         }
-        index = shard_index.write(out, facts, manifest=facts)
+        with listener.during("writing the index") as passing:
+            index = shard_index.write(out, facts, manifest=facts, progress=passing.add)
         assert index.samples == totals.written, (index.samples, totals)
         output.finish(out)
     return totals
@@ -221,7 +226,8 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, 
 def _complete(out: Path, listener: Listener) -> Totals:
     """The totals of an output that needs no work, once it was looked at."""
     index = shards.read_index(out)
-    output.require_intact(out, index)
+    with listener.during("looking at the set"):
+        output.require_intact(out, index)
     totals = Totals(**index.facts["totals"])
     listener.note(
         f"{out} is complete already, made with the same settings from files of the same names and sizes "
@@ -236,14 +242,14 @@ def _first_stage(archive: Archive, out: Path, settings: Settings, listener: List
     """Make the chunks that are missing; give the number of all."""
     total = len(archive.found)
     planned = stage.chunks(archive.found, archive.stated)
-    wanted = stage.missing(archive.job, planned)
+    with listener.during("looking for what is done already") as passing:
+        wanted = stage.missing(archive.job, passing(planned))
     done = total - sum(len(chunk.rows) for chunk in wanted)
     if done:
         listener.note(f"continuing an interrupted run: {done:,} of {total:,} files are done")
-    progress = Progress(listener, done, total)
     if wanted:
         output.drop_shards(out)
-        stage.run(archive.job, wanted, processes=settings.workers, progress=progress.add)
+        Progress(listener, done, total).run(archive.job, wanted, settings.workers)
         stage.require_readable(archive.job.work, len(planned))
     return len(planned)
 
@@ -253,17 +259,6 @@ def _slices_made(archive: Archive, out: Path, settings: Settings, listener: List
     planned = stage.chunks(archive.found, archive.stated)
     slices.require_all(out, stage.missing(archive.job, planned))
     return len(planned)
-
-
-class Progress:
-    """Adds up the rows of finished chunks for the listener."""
-
-    def __init__(self, listener: Listener, done: int, total: int) -> None:
-        self._listener, self._done, self._total = listener, done, total
-
-    def add(self, rows: int) -> None:
-        self._done += rows
-        self._listener.progress(self._done, self._total)
 
 
 def _totals(

@@ -12,6 +12,7 @@ from pathlib import Path
 from ssl_retina import pseudonyms, shards
 from ssl_retina.archive import containers, worker
 from ssl_retina.archive.build import Archive
+from ssl_retina.archive.settings import Passing
 from ssl_retina.archive.withdraw import WITHDRAWN
 from ssl_retina.errors import StateError
 from ssl_retina.shard_index import manifest, weights
@@ -56,14 +57,14 @@ class Growth:
     order: Mapping[str, int]
 
 
-def of(archive: Archive, index: Index) -> Growth:
+def of(archive: Archive, index: Index, passing: Passing) -> Growth:
     """What is new. Raises StateError where an old file was changed or is missing."""
     known, gone = _known(index.folder / shards.LEDGER_NAME)
     fresh: list[int] = []
     order: dict[str, int] = {}
     changed = 0
     with closing(containers.Reader(archive.job.source)) as reader:
-        for number, one in enumerate(archive.found):
+        for number, one in enumerate(passing(archive.found)):
             file = pseudonyms.image(archive.job.key, one.path, archive.job.site)
             order[file] = number
             if file in known:

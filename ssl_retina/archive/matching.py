@@ -29,7 +29,7 @@ def from_table(found: Sequence[Found], table: Table) -> tuple[Stated, Counter[st
     """What the table states. Raises InputError if no row fits a file, or a file has two patients."""
     numbers = _Numbers(found)
     stated: Stated = {}
-    counts: Counter[str] = Counter({f"unknown_{name}": count for name, count in table.unknown.items()})
+    counts: Counter[str] = Counter(table.remarks)
     for file, given in table.rows:
         number = numbers.of(file)
         if number is None or number == SEVERAL:

@@ -38,6 +38,7 @@ def identity(key: bytes, found: Sequence[Found], stated: Stated, settings: Setti
         **settings.decisive(),
         "format": shards.FORMAT,
         "key_fingerprint": pseudonyms.fingerprint(key),
+        "ids": pseudonyms.NORMALISATION,
         "listing": listing.hexdigest(),
         "attributes": attributes.hexdigest(),
     }

@@ -5,10 +5,13 @@ In: the options of `ssl-retina shard`. Out: `Settings` that are checked, `Totals
 
 import os
 import re
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ssl_retina.archive import ocr
 from ssl_retina.archive.disclosure import DATES, Rule
@@ -20,6 +23,10 @@ from ssl_retina.errors import InputError
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 SMALLEST_SIZE, LARGEST_SIZE = 32, 4096
+SECONDS_BETWEEN = 10.0
+"""No stretch of a run is silent for longer."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -169,3 +176,51 @@ class Listener:
     note: Callable[[str], None] = _ignore
     progress: Callable[[int, int], None] = _ignore
     advise: Callable[[str], None] = _ignore
+
+    @contextmanager
+    def during(self, what: str) -> Iterator["Passing"]:
+        """Note every SECONDS_BETWEEN that `what` goes on; gives what counts things that pass meanwhile."""
+        passing = Passing()
+        began = time.monotonic()
+
+        def tell() -> None:
+            done = f"{passing.count:,} done, " if passing.count else ""
+            self.note(f"{what}: {done}{time.monotonic() - began:.0f} s")
+
+        with nullcontext() if self.note is _ignore else beating(tell):
+            yield passing
+
+
+class Passing:
+    """Counts things on their way."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, things: Iterable[T]) -> Iterator[T]:
+        """The things as they are."""
+        for thing in things:
+            yield thing
+            self.count += 1
+
+    def add(self, count: int) -> None:
+        """Take things into account that passed elsewhere."""
+        self.count += count
+
+
+@contextmanager
+def beating(tell: Callable[[], None]) -> Iterator[None]:
+    """Call `tell` every SECONDS_BETWEEN, from a thread of its own, until the work is done."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(SECONDS_BETWEEN):
+            tell()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

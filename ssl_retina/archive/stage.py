@@ -5,7 +5,7 @@ In: a `Job`, the scan's rows and what is stated about them. Out: complete chunks
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -66,7 +66,7 @@ def _tasks(wanted: Sequence[Chunk]) -> list[Sequence[Chunk]]:
     return tasks
 
 
-def missing(job: Job, planned: Sequence[Chunk]) -> list[Chunk]:
+def missing(job: Job, planned: Iterable[Chunk]) -> list[Chunk]:
     """The chunks that are not there yet."""
     return [chunk for chunk in planned if not _is_complete(job, chunk)]
 

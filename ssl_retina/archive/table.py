@@ -5,12 +5,13 @@ taken: only the attributes below have a meaning here.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssl_retina import labels
+from ssl_retina import labels, pseudonyms
 from ssl_retina.archive import cells, containers
 from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.found import Found
@@ -39,36 +40,44 @@ COMMON = {
 
 Age and sex are taken only where the user says so (`--map age=Age`)."""
 
+WHOLE = "patient_whole"
+"""The remark that counts patients of a column which were written as `65.0`."""
+
 
 @dataclass(frozen=True)
 class Table:
     """columns: ours -> the table's. ignored: columns not used, as they may be shown.
 
-    rows: (file, attributes). unknown: how many cells of a column were not understood (eye, visit, modality).
+    rows: (file, attributes). remarks: counts: cells of a column that were not understood (`unknown_eye`),
+    patients written as `65.0` (WHOLE).
     """
 
     columns: Mapping[str, str]
     ignored: tuple[str, ...]
     rows: tuple[tuple[str, Attributes], ...]
-    unknown: Mapping[str, int]
+    remarks: Mapping[str, int]
 
 
 def read(path: Path, mapping: Mapping[str, str]) -> Table:
     """Read a table. Raises InputError for columns that do not exist, or hold what may be free text."""
-    content = raw(path)
+    content = raw(path, f"--table {path}")
     columns = _chosen(content.columns, mapping)
     if "file" not in columns:
         raise InputError(_no_file_column(content.columns))
-    texts = {ours: content.column(theirs) for ours, theirs in columns.items()}
+    texts: dict[str, Sequence[str]] = {ours: content.column(theirs) for ours, theirs in columns.items()}
+    remarks = Counter({WHOLE: 0})
+    if "patient" in texts:
+        texts["patient"], remarks[WHOLE] = pseudonyms.whole(texts["patient"])
     titles = {ours: f"column {theirs!r}, taken for the {ours}," for ours, theirs in columns.items()}
     values, unknown = cells.parse(texts, titles)
+    remarks.update({f"unknown_{name}": count for name, count in unknown.items()})
     rows = tuple(
         (file, Attributes(**{ours: column[at] for ours, column in values.items()}))
         for at, file in enumerate(texts["file"])
     )
     shown = zip(content.columns, tame_columns(content.columns), strict=True)
     ignored = tuple(tame for name, tame in shown if name not in columns.values())
-    return Table(columns, ignored, rows, unknown)
+    return Table(columns, ignored, rows, +remarks)
 
 
 def _bytes(path: Path) -> bytes:
@@ -93,9 +102,9 @@ def _inside(container: Path, name: str) -> bytes:
     raise InputError(f"{container} holds no table {name}")
 
 
-def raw(path: Path) -> labels.Table:
-    """A table as it stands: what a recipe reads. Raises InputError."""
-    return labels.parse(_bytes(path), path)
+def raw(path: Path, called: str) -> labels.Table:
+    """A table as it stands: what a recipe reads; `called` names it in messages. Raises InputError."""
+    return labels.parse(_bytes(path), called)
 
 
 def describe(table: Table) -> str:

@@ -104,6 +104,12 @@ def _who(index: Index, patient: str, key_file: Path | None, site: str | None) ->
         raise StateError(
             f"the set was made with the key of fingerprint {made_with}, this is another key: --key-file FILE"
         )
+    if index.facts.get("ids") != pseudonyms.NORMALISATION:
+        raise StateError(
+            f"{index.folder} was made by another version of ssl-retina, which reads patient ids by another "
+            "rule: this one might miss the patient. Nothing was taken out: remove the patient's files from "
+            "the archive and make the set anew (another --out), or withdraw with that version"
+        )
     if attributes.patient(patient) is None:
         raise InputError("--patient: this text names nobody (empty, zeros, 'anonymous' and the like)")
     place = index.facts.get("site", "") if site is None else site
@@ -244,5 +250,6 @@ def _not_there(index: Index) -> str:
     return (
         f"{index.folder} holds no photograph of this patient{where}; nothing was changed. Give the id as the "
         "table, the file names or the DICOM tags have it (capitals, spaces around it and leading zeros "
-        "do not matter), and --site where the set was made with another one"
+        "do not matter; 65 where a table writes 65.0 and no fractions), and --site where the set was made "
+        "with another one"
     )

@@ -222,7 +222,8 @@ def shard(
     if isinstance(totals, int):
         archive_words.slice_made(str(part), totals)
     else:
-        complete_pages(out)
+        with listener.during("making the datasheet"):
+            complete_pages(out)
         counts = archive_words.summary(totals, out, advice)
     if json:
         console.result({"slice": part, "files": totals} if isinstance(totals, int) else counts)

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from ssl_retina.archive.settings import Totals
 
 REMARKS = {
+    "patient_whole": "rows whose patient is written like 65.0: read as 65, as no patient of the column is a "
+    "fraction",
     "no_patient": "photographs without a patient id: each is its own group",
     "id_conflict": "photographs that lie under several patients: those patients are one group",
     "split_conflict": "photographs that lie in several splits",

@@ -60,11 +60,13 @@ def inspect(
 
 def _write_datasheet(folder: Path, path: Path) -> None:
     from ssl_retina import shards
+    from ssl_retina.archive.settings import Listener
     from ssl_retina.errors import InputError
     from ssl_retina.report import datasheet
 
     try:
-        datasheet.write(shards.read_index(folder), path)
+        with Listener(console.note).during("making the datasheet"):
+            datasheet.write(shards.read_index(folder), path)
     except OSError as error:
         raise InputError(f"--datasheet {path} cannot be written: {error.strerror or error}") from None
     console.note(f"datasheet: {path}")
@@ -98,11 +100,14 @@ def _show(report: "Report") -> None:
 
 
 def _patients(report: "Report") -> str:
-    """How many patients, and groups where these are fewer; a foreign set may have groups only."""
+    """How many patients, and groups where these are others; a foreign set may have groups only."""
     if not report.patients:
-        return f"unknown, {report.groups} groups" if report.groups else "unknown"
-    merged = "" if report.groups == report.patients else f", {report.groups} groups that share no photograph"
-    return f"{report.patients}{merged}"
+        alone = report.groups == report.samples
+        return "unknown: each photograph its own group" if alone else f"unknown, {report.groups} groups"
+    if report.groups == report.patients:
+        return str(report.patients)
+    lone = " (photographs without a patient count too)" if report.groups > report.patients else ""
+    return f"{report.patients}, {report.groups} groups that share no photograph{lone}"
 
 
 def _counts(words: Mapping[str, int]) -> str:

@@ -36,14 +36,18 @@ def withdraw(
     Example: ssl-retina withdraw out/shards --patient 65 --runs runs
     """
     from ssl_retina.archive import withdraw as archive
+    from ssl_retina.archive.settings import Listener
     from ssl_retina.release import exposure
     from ssl_retina.report import pages
 
     found: list[Exposed] = []
     if runs is not None:
         exposure.find(runs, ())
-    done = archive.withdraw(folder, patient, key_file=key_file, site=site)
-    pages.complete(folder)
+    listener = Listener(console.note)
+    with listener.during("taking the patient out"):
+        done = archive.withdraw(folder, patient, key_file=key_file, site=site)
+    with listener.during("making the datasheet"):
+        pages.complete(folder)
     if runs is not None:
         found = exposure.find(runs, done.earlier)
     _tell(done, folder)
@@ -70,13 +74,15 @@ def _tell(done: "Withdrawal", folder: Path) -> None:
         f"shards rewritten: {done.rewritten:,}, removed: {done.removed:,}"
     )
     if done.shared:
-        console.note(
-            f"  {done.shared:,} of them also lay under {done.sharers:,} other patients: they went too"
-        )
+        console.note(f"  {done.shared:,} of them also lay under {_patients(done.sharers)}: they went too")
     if done.regrouped:
         console.note(f"  {done.regrouped:,} photographs of others stand in another group now")
     console.note("  the archive still holds the files: remove them there too, and in copies and backups")
     console.note(f"next: ssl-retina inspect {folder}")
+
+
+def _patients(count: int) -> str:
+    return f"{count:,} other patient{'s' if count != 1 else ''}"
 
 
 def _tell_runs(found: "list[Exposed]", runs: Path) -> None:

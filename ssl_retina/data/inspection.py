@@ -36,8 +36,8 @@ class Report:
 
     columns: for each column how many samples have each word. sizes: how many images are W x H pixels.
     ignored: members with other suffixes, which are never read. patients: how many are known, those of
-    duplicates included. groups: those who share a photograph count as one. proof: whether the manifest holds:
-    `manifest`, `none` (there is none) or `broken`.
+    duplicates included. groups: those who share a photograph count as one, photographs of nobody known by
+    themselves. proof: whether the manifest holds: `manifest`, `none` (there is none) or `broken`.
     """
 
     samples: int
@@ -260,8 +260,7 @@ def _findings(reader: Reader, row: int, seen: _Seen) -> Iterator[str]:
         yield f"the image of sample {key} cannot be decoded ({error})"
         return
     seen.sizes[f"{width}x{height}"] += 1
-    if group != key:
-        seen.groups.add(shards.group_number(group))
+    seen.groups.add(shards.group_number(group))
     seen.patients |= set(_patients(facts))
     for name, found in (("key", key), ("width", width), ("height", height)):
         if "pixels_sha256" in facts and facts.get(name) != found:

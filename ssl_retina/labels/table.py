@@ -1,5 +1,7 @@
 """A labels file -> column names and rows of text, with errors that name the line and never a value."""
 
+import codecs
+import contextlib
 import csv
 import io
 import re
@@ -92,56 +94,66 @@ def _shown(columns: Sequence[str]) -> list[str]:
 
 
 def read(path: Path) -> Table:
-    """Read a table: CSV (comma, semicolon or tab; UTF-8), Excel (.xlsx) or Parquet, told by the content.
+    """Read a table: CSV (comma, semicolon or tab), Excel (.xlsx) or Parquet, told by the content.
 
-    Raises InputError with the line that is wrong.
+    Text is UTF-8, or UTF-16 with its byte order mark. Raises InputError with the line that is wrong.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"labels file {path} cannot be read: {error.strerror}") from None
-    return parse(content, path)
+    return parse(content, f"labels file {path}")
 
 
-def parse(content: bytes, path: Path) -> Table:
-    """The table in a file's bytes; `path` names it in messages. As `read`."""
+def parse(content: bytes, called: str) -> Table:
+    """The table in a file's bytes; `called` names it in messages. As `read`."""
     if content.startswith(sheets.EXCEL):
-        lines = sheets.excel(content, path)
+        lines = sheets.excel(content, called)
     elif content.startswith(sheets.PARQUET):
-        lines = sheets.parquet(content, path)
+        lines = sheets.parquet(content, called)
     else:
-        lines = _csv(content, path)
+        lines = _csv(content, called)
     numbered = [(number, line) for number, line in enumerate(lines, 1) if any(cell.strip() for cell in line)]
     if len(numbered) < 2:
-        raise InputError(f"labels file {path} holds no rows under a line of column names")
-    return _table(path, numbered)
+        raise InputError(f"{called} holds no rows under a line of column names")
+    return _table(called, numbered)
 
 
-def _csv(content: bytes, path: Path) -> list[list[str]]:
-    try:
-        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").read()
-    except UnicodeDecodeError:
-        raise InputError(f"labels file {path} is not UTF-8 text, Excel (.xlsx) or Parquet") from None
+def _csv(content: bytes, called: str) -> list[list[str]]:
+    text = _text(content, called)
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
     try:
         return list(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True))
     except csv.Error as error:
-        raise InputError(f"labels file {path}: {error}") from None
+        raise InputError(f"{called}: {error}") from None
 
 
-def _table(path: Path, numbered: Sequence[tuple[int, list[str]]]) -> Table:
+def _text(content: bytes, called: str) -> str:
+    """UTF-8, or UTF-16 where a byte order mark says so (Excel's "Unicode Text"), with newlines as one."""
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = "\0"  # of UTF-16 without its mark every other byte is zero
+    with contextlib.suppress(UnicodeError):
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-16" if marked else "utf-8-sig").read()
+    if "\0" in text:
+        raise InputError(
+            f"{called} is not UTF-8 text, Excel (.xlsx) or Parquet. Save it as UTF-8: in Excel File, Save "
+            "As, 'CSV UTF-8 (Comma delimited)'; in LibreOffice File, Save As, Text CSV, character set "
+            "'Unicode (UTF-8)'; or save it as .xlsx"
+        )
+    return text
+
+
+def _table(called: str, numbered: Sequence[tuple[int, list[str]]]) -> Table:
     header = [name.strip() for name in numbered[0][1]]
     kept = [place for place, name in enumerate(header) if name]
     names = [header[place] for place in kept]
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
         place = names.index(double[0])
-        raise InputError(f"labels file {path} has the column {_shown(names)[place]!r} twice")
+        raise InputError(f"{called} has the column {_shown(names)[place]!r} twice")
     for number, line in numbered[1:]:
         if len(line) != len(header):
-            raise InputError(
-                f"labels file {path}: row {number} has {len(line)} cells, the header has {len(header)}"
-            )
+            raise InputError(f"{called}: row {number} has {len(line)} cells, the header has {len(header)}")
     rows = tuple(tuple(line[place].strip() for place in kept) for _, line in numbered[1:])
     return Table(tuple(names), rows)

@@ -51,13 +51,13 @@ def grouping(
             f"(--patient COLUMN; there are: {table.listing}), or say that there is none "
             "(--patient none): photographs of one patient may then lie in training and test"
         )
-    cells = table.column(column) if column else ()
+    cells, changed = pseudonyms.whole(table.column(column) if column else ())
     nodes = [
         [_own(number, record), *(_named(cells[row]) for row in rows if cells and cells[row])]
         for number, (record, rows) in enumerate(zip(records, joined.rows, strict=True))
     ]
     lonely = sum(len(names) == 1 and not there for names, there in zip(nodes, known, strict=True))
-    return Grouping(components(nodes), "patient", _about(column, any(known), lonely))
+    return Grouping(components(nodes), "patient", _about(column, any(known), lonely, changed))
 
 
 def components(nodes: Sequence[Sequence[str]]) -> NDArray[np.int64]:
@@ -103,8 +103,9 @@ def _named(cell: str) -> str:
     return f"labels {pseudonyms.normalise(cell)}"
 
 
-def _about(column: str | None, in_shards: bool, lonely: int) -> str:
+def _about(column: str | None, in_shards: bool, lonely: int, changed: int) -> str:
     sources = [f"column {column!r} of the labels file"] if column else []
     sources += ["the shards"] if in_shards else []
     alone = f"; {lonely} photographs without a patient count as one each" if lonely else ""
-    return f"patients of {' and '.join(sources)}{alone}"
+    read = f"; {changed} rows write a patient like 65.0: read as 65" if changed else ""
+    return f"patients of {' and '.join(sources)}{alone}{read}"

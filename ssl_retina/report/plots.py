@@ -18,6 +18,8 @@ from PIL import Image
 
 INK = "#010203"
 """Stands for the page's own text colour until the SVG is written."""
+FEWEST_BARS = 4
+"""Bars that have room at least: a single one does not fill the picture."""
 BLUE, ORANGE = "#3f83d6", "#d67f1f"
 STYLE: Mapping[str, Any] = {
     "svg.fonttype": "none",
@@ -147,8 +149,10 @@ def bars(name: str, counts: Mapping[int, int], across: str, up: str) -> str:
         axes.bar(list(counts), list(counts.values()), color=BLUE, width=0.8)
         axes.set_xlabel(across)
         axes.set_ylabel(up)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        first, last = min(counts), max(counts)
+        axes.set_xlim(first - 0.6, max(last, first + FEWEST_BARS - 1) + 0.6)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         return _svg(drawing)
 
 

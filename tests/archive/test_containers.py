@@ -264,6 +264,58 @@ def test_a_zip_bomb_is_stopped_at_the_size_it_claims(tmp_path: Path) -> None:
     assert int(kibibytes) < 50_000
 
 
+def _padded(path: Path, padding: int) -> Path:
+    """A ZIP whose one member states 10 bytes and has `padding` bytes (a hole) behind their packing."""
+    content = zlib.compress(b"x" * 10, wbits=-zlib.MAX_WBITS)
+    packed, crc, large = len(content) + padding, zlib.crc32(b"x" * 10), 2**32 - 1
+    local = zips.LOCAL.pack(b"PK\x03\x04", 45, 0, 8, 0, 0, crc, large, 10, 5, 0) + b"a.png"
+    extra = struct.pack("<2HQ", 1, 8, packed)
+    central = zips.CENTRAL.pack(
+        *(b"PK\x01\x02", 45, 45, 0, 8, 0, 0, crc, large, 10, 5, len(extra)), *(0, 0, 0, 0, 0)
+    )
+    central += b"a.png" + extra
+    with path.open("wb") as stream:
+        stream.write(local + content)
+        stream.truncate(begin := stream.tell() + padding)
+        stream.seek(begin)
+        stream.write(central + zips.END64.pack(*(b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1), len(central), begin))
+        stream.write(zips.END64_LOCATOR.pack(b"PK\x06\x07", 0, begin + len(central), 1))
+        stream.write(zips.END.pack(*(b"PK\x05\x06", 0, 0, 1, 1, large, large, 0)))
+    return path
+
+
+def test_a_zip_member_that_packs_more_than_a_member_may_have_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six gibibytes of a hole behind ten bytes: they were read whole before, into memory."""
+    path = _padded(tmp_path / "t.zip", 6 << 30)
+    assert [row.reason for row in scan(path)] == ["too_large"]
+    monkeypatch.setattr(containers, "MEMBER_LIMIT", 2**40)
+    (row,) = scan(path)
+    monkeypatch.setattr(containers, "MEMBER_LIMIT", 2**30)
+    assert row.member is not None
+    with pytest.raises(Rejected, match="too_large"):
+        containers.Reader(path).content(row, row.member)
+
+
+def test_no_more_of_a_zip_member_is_read_than_it_needs(tmp_path: Path) -> None:
+    path = _padded(tmp_path / "t.zip", 1 << 29)
+    (row,) = scan(path)
+    assert row.member is not None
+    read: list[int] = []
+
+    class Counting(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            content = super().read(size)
+            assert content is not None
+            read.append(len(content))
+            return content
+
+    with Counting(path) as stream:
+        assert zips.read(stream, row.member, row.size) == b"x" * 10  # type: ignore[arg-type]
+    assert sum(read) < 2 * zips.BLOCK
+
+
 def test_a_tar_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream of zeros, and a name of 4 GiB."""
     monkeypatch.setattr(tars, "FREE_BYTES", 1 << 20)

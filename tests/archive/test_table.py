@@ -53,6 +53,17 @@ def test_label_columns_are_never_taken_and_are_named(tmp_path: Path) -> None:
     assert "not used: Label, dr_grade" in table.describe(read)
 
 
+def test_patients_that_pandas_wrote_as_fractions_are_whole_and_counted(tmp_path: Path) -> None:
+    rows = [["a", "65"], ["b", "65.0"], ["c", ""], ["d", "066.0"]]
+    read = _read(tmp_path, ["file", "patient"], *rows)
+    assert [one.patient for _, one in read.rows] == ["65", "65", None, "066"]
+    stated, counts = matching.from_table([Found(name, 1) for name in "abcd"], read)
+    assert (len(stated), counts[table.WHOLE]) == (4, 2)
+    read = _read(tmp_path, ["file", "patient"], *rows, ["e", "65.5"])
+    assert [one.patient for _, one in read.rows] == ["65", "65.0", None, "066.0", "65.5"]
+    assert not read.remarks
+
+
 def test_the_users_word_comes_first_and_mistakes_are_explained(tmp_path: Path) -> None:
     header = ["file", "id", "patient"]
     assert _read(tmp_path, header, ["a", "7", "8"], columns={"patient": "id"}).rows[0][1].patient == "7"
@@ -77,6 +88,12 @@ def test_f100_a_table_without_header_is_not_quoted(tmp_path: Path) -> None:
         _read(tmp_path, header[:3], row[:3])
     assert "DOE" not in str(error.value)
     assert "not used: column 1, column 2, column 3" in table.describe(_read(tmp_path, header, row))
+
+
+def test_a_table_in_an_old_code_page_names_its_option(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("file;patient\nü.png;1\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"^--table .*t.csv is not UTF-8 .*Save it as UTF-8: in Excel File"):
+        table.read(tmp_path / "t.csv", {})
 
 
 def test_a_strange_header_is_not_quoted(tmp_path: Path) -> None:

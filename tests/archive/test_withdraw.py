@@ -276,6 +276,7 @@ def test_runs_that_have_seen_the_set_are_listed_also_after_a_second_withdrawal(
     arguments = ["withdraw", str(out), "--patient", "P2", "--key-file", str(made / "key")]
     done = CliRunner().invoke(app, [*arguments, "--runs", str(runs), "--json"])
     assert done.exit_code == 0, done.output
+    assert "1 of them also lay under 1 other patient: they went too" in done.stderr
     found = [(one["kind"], one["path"], one["checkpoints"]) for one in json.loads(done.stdout)["seen_by"]]
     assert found == [
         ("run", "c", ["step-00000005"]),

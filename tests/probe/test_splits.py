@@ -134,6 +134,12 @@ def test_patients_that_share_a_photograph_are_one() -> None:
     assert (found.level, "1 photographs without" in found.about) == ("patient", True)
 
 
+def test_a_patient_that_pandas_wrote_as_a_fraction_is_the_same() -> None:
+    table = labels.Table(("file", "patient"), (("a", "65"), ("b", "65.0"), ("c", "66.0")))
+    found = grouping(joined((0,), (1,), (2,)), table, records=[{}] * 3, column=None)
+    assert (found.groups.tolist(), "2 rows write a patient like 65.0" in found.about) == ([0, 0, 1], True)
+
+
 def test_groups_of_the_shards_and_of_the_labels_are_joined() -> None:
     records = [{"patient": "p", "group": "g"}, {"patient": "q", "group": "h"}, {"patient": "p", "group": "g"}]
     found = grouping(joined((0,), (2,), (2,)), TABLE, records=records, column="Patient ID")

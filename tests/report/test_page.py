@@ -211,6 +211,18 @@ def test_figures_take_the_pages_ink():
         assert "<?xml" not in figure
 
 
+@pytest.mark.parametrize("counts", [{1: 5}, {3: 1}, {1: 40, 2: 1}, {1: 5, 2: 7, 7: 2, 30: 1}])
+def test_bars_of_few_values_have_whole_ticks_and_sane_widths(counts: dict[int, int]):
+    svg = plots.bars("visits", counts, "visits of a patient", "patients")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    ticks = texts[: texts.index("visits of a patient")]
+    assert str(min(counts)) in ticks or len(counts) > 2
+    assert all(re.fullmatch(r"\d+", tick) for tick in ticks)
+    bar = re.search(rf'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*" clip-path[^>]*fill: {plots.BLUE}', svg)
+    assert bar is not None
+    assert float(bar[2]) - float(bar[1]) < 70  # points, of 302
+
+
 def test_contact_sheet_holds_every_picture():
     colours = ("red", "lime", "blue", "yellow")
     sheet = plots.contact_sheet([Image.new("RGB", (50, 50), one) for one in colours], columns=3, cell=30)

@@ -25,7 +25,7 @@ OTHERS = (".7z", ".rar", ".gz", ".bz2", ".tbz2", ".xz", ".txz", ".zst")
 """Suffixes of containers that are not read."""
 
 MEMBER_LIMIT = 1024**3
-"""Bytes of one member: it is held in memory while it is decoded, like a file."""
+"""Bytes of one member, packed and unpacked: it is held in memory while it is decoded, like a file."""
 
 DAMAGE = (EOFError, zlib.error, OSError)
 """What reading a damaged container raises; an OSError with an errno is the storage's."""
@@ -108,7 +108,7 @@ def _refusal(entry: Entry, seen: set[str]) -> str:
         return "unsafe_name"
     if kind(entry.name):
         return "nested_container"
-    return "too_large" if entry.size > MEMBER_LIMIT else ""
+    return "too_large" if max(entry.size, entry.packed) > MEMBER_LIMIT else ""
 
 
 class Reader:
@@ -122,8 +122,8 @@ class Reader:
 
     def content(self, found: Found, member: Member) -> bytes:
         """A member's bytes. Raises Rejected: member_damaged, truncated, not_regular, io."""
-        if found.size > MEMBER_LIMIT:
-            raise Rejected("too_large", f"{found.size} bytes")
+        if max(found.size, member.packed) > MEMBER_LIMIT:
+            raise Rejected("too_large", f"{found.size} bytes, packed {member.packed}")
         try:
             stream = self._opened(found, member)
             if member.packing == "tar":

@@ -144,14 +144,29 @@ def read(stream: BinaryIO, member: Member, size: int) -> bytes:
         raise Rejected("member_damaged", "no local header")
     names, extras = LOCAL.unpack(header)[-2:]
     stream.seek(names + extras, os.SEEK_CUR)
-    content = stream.read(member.packed)
-    if len(content) != member.packed:
-        raise EOFError
-    if member.packing == "deflated":
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        content = inflater.decompress(content, size + 1)
-        if not inflater.eof and len(content) <= size:
-            raise EOFError
+    packed = _packed(stream, member.packed)
+    content = _inflated(packed, size) if member.packing == "deflated" else b"".join(packed)
     if len(content) != size or zlib.crc32(content) != member.crc:
         raise Rejected("member_damaged", f"{len(content)} bytes of {size}, or another CRC-32")
     return content
+
+
+def _packed(stream: BinaryIO, left: int) -> Iterator[bytes]:
+    """The packed bytes in blocks, read as they are asked for. Raises EOFError where some are missing."""
+    while left:
+        block = stream.read(min(BLOCK, left))
+        if not block:
+            raise EOFError
+        left -= len(block)
+        yield block
+
+
+def _inflated(packed: Iterator[bytes], size: int) -> bytes:
+    """At most `size` + 1 bytes; what is packed behind them is not read. Raises EOFError where it is cut."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = bytearray()
+    for block in packed:
+        content += inflater.decompress(block, size + 1 - len(content))
+        if inflater.eof or len(content) > size:
+            return bytes(content)
+    raise EOFError

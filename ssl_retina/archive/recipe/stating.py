@@ -116,7 +116,8 @@ def _tables(
             absent.append(f"recipe {recipe.name}: no table {where} here, nothing is taken from it")
         table = _Table(rule, f"tables.{number}")
         for at in fitting:
-            _read(recipe, table, content=archive_table.raw(source / found[at].path), counts=counts)
+            content = archive_table.raw(source / found[at].path, f"recipe {recipe.name}: its table {where}")
+            _read(recipe, table, content=content, counts=counts)
         tables.append(table)
     return tables, absent
 
@@ -125,7 +126,12 @@ def _read(recipe: Recipe, table: _Table, *, content: labels.Table, counts: Count
     """Add the rows of one file. Raises InputError for columns that it has not."""
     rows, states = text.template(table.rule.rows), list(_templates(table.rule.states))
     needed = {name for one in (rows, *(template for _, template in states)) for name in one.fields}
-    columns = {name: _column(recipe, table, content=content, name=name) for name in sorted(needed)}
+    columns: dict[str, Sequence[str]] = {
+        name: _column(recipe, table, content=content, name=name) for name in sorted(needed)
+    }
+    for name in {name for ours, template in states if ours == "patient" for name in template.fields}:
+        columns[name], changed = pseudonyms.whole(columns[name])
+        counts[archive_table.WHOLE] += changed
     for at in range(len(content.rows)):
         values = {name: column[at] for name, column in columns.items()}
         key = pseudonyms.normalise(rows.fill(values))
