@@ -19,6 +19,7 @@ from ssl_retina.archive import (
     copies,
     dedup,
     exchange,
+    ledger,
     output,
     pack,
     provenance,
@@ -27,7 +28,8 @@ from ssl_retina.archive import (
     worker,
 )
 from ssl_retina.archive.build import Archive, Listener, Settings, Totals
-from ssl_retina.archive.withdraw import DERIVED, WITHDRAWN, files_of_several
+from ssl_retina.archive.rejection import WITHDRAWN
+from ssl_retina.archive.withdraw import DERIVED, files_of_several
 from ssl_retina.archive.worker import Record
 from ssl_retina.errors import StateError
 from ssl_retina.shard_index import OWN_FACTS, manifest
@@ -42,9 +44,11 @@ NO_VISIT = "visit_unknown"
 def append(source: Path, out: Path, settings: Settings, listener: Listener) -> Totals:
     """Take in what is new in the archive, or finish what an interrupted append began.
 
-    Raises StateError for a set of other settings, files of the set that were changed or are gone, and sets
-    whose ages, sexes or days were decided over all patients; nothing is changed then.
+    Raises InputError where there is no set yet, StateError for a set of other settings, files of the set that
+    were changed or are gone, and sets whose ages, sexes or days were decided over all patients; nothing is
+    changed then.
     """
+    output.require_set(out)
     archive = build.survey(source, out, settings, listener)
     with output.speaking("--out", out), files.lock(out):
         exchange.finish(out)
@@ -87,8 +91,8 @@ def _require_plain(index: Index) -> None:
 
 
 def _grown(archive: Archive, index: Index) -> Archive:
-    """The archive's new files alone. Raises StateError where an old one was changed or is missing."""
-    known, gone = _known(index.folder / shards.LEDGER_NAME)
+    """The archive's new files alone. Raises StateError where one in use is gone or any was changed."""
+    known, gone, used = ledger.files_of(index.folder / shards.LEDGER_NAME)
     fresh: list[int] = []
     changed = 0
     with closing(containers.Reader(archive.job.source)) as reader:
@@ -98,27 +102,16 @@ def _grown(archive: Archive, index: Index) -> Archive:
                 changed += worker.digest(archive.job, one, reader) != known.pop(file)
             elif file not in gone:
                 fresh.append(number)
-    if changed or known:
+    missing = known.keys() & used
+    if changed or missing:
         raise StateError(
-            f"{changed} files of the set were changed and {len(known)} are missing in the archive: an append "
-            "only adds. Bring them back, take patients out with ssl-retina withdraw, or make a new set"
+            f"{changed} files of the set were changed and {len(missing)} are missing in the archive: an "
+            "append only adds. Bring them back, take patients out with ssl-retina withdraw, or make a new set"
         )
     stated = {at: archive.stated[number] for at, number in enumerate(fresh) if number in archive.stated}
     marks = frozenset(index.facts.get(WITHDRAWN, ()))
     job = dataclasses.replace(archive.job, withdrawn=marks)
     return Archive(job, [archive.found[number] for number in fresh], stated, archive.remarks)
-
-
-def _known(ledger: Path) -> tuple[dict[str, str], set[str]]:
-    """File -> digest of its bytes, and the files that were withdrawn: those may be there or not."""
-    known: dict[str, str] = {}
-    gone: set[str] = set()
-    for line in manifest.lines(ledger):
-        if line["reason"] == WITHDRAWN:
-            gone.add(line.get("file", line["key"]))
-        else:
-            known[line.get("file", line["key"])] = line.get("source", "")
-    return {file: digest for file, digest in known.items() if file not in gone}, gone
 
 
 def _take_in(

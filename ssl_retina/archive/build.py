@@ -21,15 +21,17 @@ from ssl_retina.archive import (
     pattern,
     provenance,
     recipe,
+    site_key,
     slices,
     stage,
     table,
     together,
 )
 from ssl_retina.archive.matching import Stated
+from ssl_retina.archive.rejection import IO
 from ssl_retina.archive.scan import Found, scan
 from ssl_retina.archive.settings import Listener, Settings, Totals
-from ssl_retina.archive.worker import IO, Job
+from ssl_retina.archive.worker import Job
 from ssl_retina.errors import InputError
 
 __all__ = ["Listener", "Settings", "Totals", "build"]
@@ -67,6 +69,8 @@ def build(source: Path, out: Path, settings: Settings, listener: Listener = SILE
 
 def merge(source: Path, out: Path, settings: Settings, listener: Listener = SILENT) -> Totals:
     """The second stage alone, when all slices are made. Raises StateError that names those that are not."""
+    with output.speaking("--out", out):
+        slices.require_begun(out)
     return _built(source, out, settings, listener, _slices_made)
 
 
@@ -102,7 +106,7 @@ def _built(source: Path, out: Path, settings: Settings, listener: Listener, firs
             slices.refuse_running(out)
             totals = _build(archive, out, settings, listener, first)
             if totals.written and settings.id_map is not None:
-                _write_id_map(settings.id_map, archive, out)
+                _write_id_map(settings.id_map, archive, out, listener)
     if not totals.written:
         output.withdraw(out, made)
         raise InputError(_no_image(totals))
@@ -112,9 +116,13 @@ def _built(source: Path, out: Path, settings: Settings, listener: Listener, firs
     return totals
 
 
-def _write_id_map(path: Path, archive: Archive, out: Path) -> None:
+def _write_id_map(path: Path, archive: Archive, out: Path, listener: Listener) -> None:
     with output.speaking("--id-map", path):
-        idmap.write(path, out, job=archive.job, found=archive.found, stated=archive.stated)
+        unnamed = idmap.write(path, out, job=archive.job, found=archive.found, stated=archive.stated)
+    if unnamed:
+        listener.note(
+            f"WARNING: {path} lacks {unnamed:,} patients: none of their files can be read now and names them"
+        )
 
 
 def survey(source: Path, out: Path, settings: Settings, listener: Listener) -> Archive:
@@ -128,13 +136,10 @@ def survey(source: Path, out: Path, settings: Settings, listener: Listener) -> A
         with output.speaking("--id-map", settings.id_map):
             idmap.check_place(settings.id_map, source, out)
     found, stated, remarks = _stated(source, found, settings, listener)
-    key_file = settings.key_file or pseudonyms.default_key_file()
-    with output.speaking("key file", key_file):
-        pseudonyms.check_key_place(key_file, out)
     job = Job(
         source=source,
         work=out / output.WORK_NAME,
-        key=pseudonyms.read_key(settings.key_file),
+        key=site_key.read(settings.key_file, out, listener.note),
         site=settings.site,
         size=settings.size,
         encoding=settings.encoding,

@@ -85,7 +85,8 @@ def _items(
 ) -> Iterator[tuple[Item | None, dict[str, str]]]:
     """Every row of the scan as its ledger line, with its item where it becomes a sample.
 
-    `source` of a line is the keyed digest of the file's bytes; "" where they could not be read.
+    `source` of a line is the keyed digest of the file's bytes; "" where they could not be read. `patient`
+    stands in the lines of rejected pictures alone, where it is known: nothing else says whose they were.
     """
     seen: set[str] = set()
     groups = resolution.groups
@@ -100,7 +101,8 @@ def _items(
         if number in groups.repeated or number in groups.refused:
             line |= {"reason": groups.refused.get(number, REPEATED)}
         if line["reason"]:
-            yield None, line | {"outcome": REJECTED}
+            whose = {"patient": record["patient"]} if record.get("patient") else {}
+            yield None, line | whose | {"outcome": REJECTED}
         elif number in groups.original:
             first = resolution.original_key(number)
             yield None, line | {"outcome": DUPLICATE, "of": first}

@@ -13,7 +13,8 @@ from pathlib import Path
 from ssl_retina.archive import process, worker
 from ssl_retina.archive.found import Found
 from ssl_retina.archive.matching import Stated
-from ssl_retina.archive.worker import IO, UNEXPECTED, Chunk, Job, Record
+from ssl_retina.archive.rejection import IO, UNEXPECTED
+from ssl_retina.archive.worker import Chunk, Job, Record
 from ssl_retina.errors import BadInputLimitError, StateError
 
 CHUNK_ROWS = 256

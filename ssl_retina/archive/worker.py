@@ -4,7 +4,6 @@ In: a `Job` and rows of the scan. Out: `chunk-000012.bin` and, last, `chunk-0000
 both whole; they hold pseudonyms and no word of the source.
 """
 
-import errno
 import functools
 import hashlib
 import hmac
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 from ssl_retina import files, pseudonyms
@@ -33,12 +31,10 @@ from ssl_retina.archive import (
 from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.encode import Encoding, encode
 from ssl_retina.archive.found import Found
-from ssl_retina.archive.picture import WHOLE, Part, Place
-from ssl_retina.archive.rejection import Rejected
+from ssl_retina.archive.picture import WHOLE, Part, Picture, Place
+from ssl_retina.archive.rejection import IO, WITHDRAWN, Rejected, Unforeseen
 from ssl_retina.archive.selection import EVERYTHING, Selection
 
-IO = "io"
-UNEXPECTED = "unexpected"
 PAUSES = (0.02, 0.1)
 """Seconds before a file that could not be read is tried again."""
 
@@ -140,42 +136,64 @@ class _Source:
 
 def _opened(job: Job, chunk: Chunk, reader: containers.Reader) -> Iterator[_Source]:
     for found, stated in chunk.rows:
-        yield _Source(found, stated, functools.partial(_content, job, found, reader))
+        yield _Source(found, stated, functools.partial(content_of, job, found, reader))
 
 
 def _records(job: Job, source: _Source, stream: BinaryIO) -> list[Record]:
-    """The records of one file, one for each of its pictures; each with a digest of the file."""
+    """The records of one file, one for each of its pictures; each with a digest of the file.
+
+    What is stated to be a withdrawn patient's is not opened, and no digest of it is kept.
+    """
     digest = ""
     try:
-        with _Unforeseen():
+        with Unforeseen():
+            if _is_withdrawn(job, source.stated):
+                raise Rejected(WITHDRAWN)
             if source.found.reason:
                 raise Rejected(*source.found.reason.split(": ", 1))
             content = source.content()
             digest = fingerprint.of_bytes(job.key, content)
             parts = _parts(job, source.found, content)
     except Rejected as refusal:
-        made = [_refused(job, source.found, WHOLE, refusal)]
+        made = [_refused(job, source, WHOLE, refusal)]
     else:
         made = [_record(job, source, part, stream) for part in parts]
-    return [record | {"source": digest} for record in made]
+    return [record | {"source": "" if record.get("reason") == WITHDRAWN else digest} for record in made]
 
 
-def _refused(job: Job, found: Found, place: Place, refusal: Rejected) -> Record:
+def _is_withdrawn(job: Job, stated: Attributes | None) -> bool:
+    patient = stated.patient if stated else None
+    if patient is None or not job.withdrawn:
+        return False
+    return pseudonyms.withdrawal_mark(job.key, patient, job.site) in job.withdrawn
+
+
+def _refused(
+    job: Job, source: _Source, place: Place, refusal: Rejected, identity: deidentify.Identity | None = None
+) -> Record:
+    """A record without a picture: whose it is stays known where it is stated, so that it can be withdrawn."""
+    path, stated = source.found.path, source.stated.patient if source.stated else None
+    patient = None if stated is None else pseudonyms.patient(job.key, stated, job.site)
+    patient = patient if identity is None else identity.patient
     return {
-        "key": pseudonyms.part(job.key, found.path, place.name, job.site),
-        "file": pseudonyms.image(job.key, found.path, job.site),
+        "key": pseudonyms.part(job.key, path, place.name, job.site),
+        "file": pseudonyms.image(job.key, path, job.site),
         "place": place.name,
         "reason": refusal.reason,
         "detail": refusal.detail,
+        "patient": None if refusal.reason == WITHDRAWN else patient,
     }
 
 
 def _record(job: Job, source: _Source, part: Part, stream: BinaryIO) -> Record:
+    identity: deidentify.Identity | None = None
     try:
-        with _Unforeseen():
-            record, image, seen = _photograph(job, source.found, source.stated, part)
+        with Unforeseen():
+            picture = part.decode()
+            identity = _identity(job, source, picture, part.place)
+            record, image, seen = _photograph(job, source.stated, picture, identity)
     except Rejected as refusal:
-        return _refused(job, source.found, part.place, refusal)
+        return _refused(job, source, part.place, refusal, identity)
     place = {"offset": stream.tell(), "bytes": len(image), "crc": zlib.crc32(image)}
     stream.write(image)
     return record | place | {"look": _write_look(seen, stream)}
@@ -190,11 +208,20 @@ def _write_look(seen: look.Look | None, stream: BinaryIO) -> dict[str, Any] | No
     return {"offset": place, "hash": look.perceptual_hash(seen).hex()}
 
 
+def _identity(job: Job, source: _Source, picture: Picture, place: Place) -> deidentify.Identity:
+    """Whose picture it is. Raises Rejected where they were withdrawn."""
+    identity = deidentify.identify(
+        source.found.path, source.stated, picture.facts, key=job.key, site=job.site, place=place
+    )
+    if identity.mark in job.withdrawn:
+        raise Rejected(WITHDRAWN)
+    return identity
+
+
 def _photograph(
-    job: Job, found: Found, stated: Attributes | None, part: Part
+    job: Job, stated: Attributes | None, picture: Picture, identity: deidentify.Identity
 ) -> tuple[Record, bytes, look.Look | None]:
     """One picture as its record, its encoded image and its look, if it is a fundus. Raises Rejected."""
-    picture = part.decode()
     modality = picture.modality or (stated.modality if stated else None)
     cleaned = clean.clean(picture.pixels, modality, job.size)
     if modality is None and cleaned.modality == "other" and not job.keep_other:
@@ -204,11 +231,6 @@ def _photograph(
     suffix, image = encode(cleaned.pixels, job.encoding)
     height, width = cleaned.pixels.shape[:2]
     ellipse = cleaned.field_of_view
-    identity = deidentify.identify(
-        found.path, stated, picture.facts, key=job.key, site=job.site, place=part.place
-    )
-    if identity.mark in job.withdrawn:
-        raise Rejected("withdrawn")
     record = {name: value for name, value in asdict(identity).items() if name != "mark"} | {
         "modality": cleaned.modality,
         "width": width,
@@ -244,12 +266,12 @@ def _parts(job: Job, found: Found, content: bytes) -> Sequence[Part]:
 def digest(job: Job, found: Found, reader: containers.Reader) -> str:
     """The keyed digest of a file's bytes, "" where they cannot be read: as its ledger lines have it."""
     try:
-        return "" if found.reason else fingerprint.of_bytes(job.key, _content(job, found, reader))
+        return "" if found.reason else fingerprint.of_bytes(job.key, content_of(job, found, reader))
     except Rejected:
         return ""
 
 
-def _content(job: Job, found: Found, reader: containers.Reader) -> bytes:
+def content_of(job: Job, found: Found, reader: containers.Reader) -> bytes:
     """Read a file or a container's member; a mount that stumbles is asked again."""
     for pause in (*PAUSES, None):
         try:
@@ -261,29 +283,3 @@ def _content(job: Job, found: Found, reader: containers.Reader) -> bytes:
                 raise
         time.sleep(pause)
     raise AssertionError
-
-
-class _Unforeseen:
-    """Turns an exception that nobody foresaw into a rejection that names its type and nothing else.
-
-    A message or a traceback of a parser may quote a name, a path or a tag (faults.md F100). Such files are
-    counted, and many of them stop the run (`stage.Limit`); a lack of memory is no property of a file.
-    """
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not isinstance(error, Exception) or isinstance(error, Rejected | MemoryError):
-            return
-        if isinstance(error, OSError) and error.errno is not None:
-            raise Rejected(IO, errno.errorcode.get(error.errno, "errno")) from None
-        raise Rejected(UNEXPECTED, type(error).__name__) from None
-
-
-def raw_patient(job: Job, found: Found) -> str:
-    """The patient id that a file itself states, for the id map alone."""
-    with closing(containers.Reader(job.source)) as reader:
-        return readers.patient(_content(job, found, reader), found.path)

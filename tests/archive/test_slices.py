@@ -101,6 +101,11 @@ def test_a_run_of_the_whole_waits_for_no_slice(place: Path, tmp_path: Path) -> N
 def test_nothing_to_merge_is_said(place: Path, tmp_path: Path) -> None:
     with pytest.raises(StateError, match="has no slices to merge"):
         merge(place / "archive", tmp_path / "out", _settings(place))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StateError, match="has no slices to merge"):
+        merge(place / "archive", tmp_path / "empty", _settings(place))
+    assert not any((tmp_path / "empty").iterdir())
 
 
 def test_every_chunk_is_in_one_slice() -> None:
