@@ -88,16 +88,19 @@ def _key(path: Path | None) -> bytes:
     return key
 
 
-def check_key_place(path: Path, output: Path) -> None:
-    """Refuse a key inside the output, any set of shards or a git checkout: it would travel with them."""
+def check_key_place(path: Path, output: Path, what: str = "key file") -> None:
+    """Refuse a key inside the output, any set of shards or a git checkout: it would travel with them.
+
+    what: how the sentence calls the file, where it is another secret than the key.
+    """
     resolved = path.resolve()
     if resolved.is_relative_to(output.resolve()):
-        raise StateError(f"key file {path} lies inside the output {output}: move it out")
+        raise StateError(f"{what} {path} lies inside the output {output}: move it out")
     for folder in resolved.parents:
         if os.path.lexists(folder / ".git"):
-            raise StateError(f"key file {path} lies inside the git checkout {folder}: move it out")
+            raise StateError(f"{what} {path} lies inside the git checkout {folder}: move it out")
         if _holds_shards(folder):
-            raise StateError(f"key file {path} lies inside {folder}, which holds shards: move it out")
+            raise StateError(f"{what} {path} lies inside {folder}, which holds shards: move it out")
 
 
 def _holds_shards(folder: Path) -> bool:

@@ -28,11 +28,11 @@ from ssl_retina.archive import (
     visits,
 )
 from ssl_retina.archive.build import Archive, Listener, Settings, Totals
+from ssl_retina.archive.chunk_store import Record
 from ssl_retina.archive.filters import NearDuplicates
 from ssl_retina.archive.near_again import Growing
 from ssl_retina.archive.older import Older
 from ssl_retina.archive.withdraw import DERIVED, files_of_several
-from ssl_retina.archive.worker import Record
 from ssl_retina.shard_index import OWN_FACTS, manifest
 from ssl_retina.shards import Index, Reader
 
@@ -45,9 +45,11 @@ NO_VISIT = "visit_unknown"
 def append(source: Path, out: Path, settings: Settings, listener: Listener) -> Totals:
     """Take in what is new in the archive, or finish what an interrupted append began.
 
-    Raises StateError for a set of other settings, files of the set that were changed or are gone, and sets
-    whose ages, sexes or days were decided over all patients; nothing is changed then.
+    Raises InputError where there is no set yet, StateError for a set of other settings, files of the set that
+    were changed or are gone, and sets whose ages, sexes or days were decided over all patients; nothing is
+    changed then.
     """
+    output.require_set(out)
     archive = build.survey(source, out, settings, listener)
     with output.speaking("--out", out), files.lock(out):
         exchange.finish(out)

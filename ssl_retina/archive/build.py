@@ -22,6 +22,7 @@ from ssl_retina.archive import (
     pattern,
     provenance,
     recipe,
+    site_key,
     slices,
     stage,
     table,
@@ -70,6 +71,8 @@ def build(source: Path, out: Path, settings: Settings, listener: Listener = SILE
 
 def merge(source: Path, out: Path, settings: Settings, listener: Listener = SILENT) -> Totals:
     """The second stage alone, when all slices are made. Raises StateError that names those that are not."""
+    with output.speaking("--out", out):
+        slices.require_begun(out)
     return _built(source, out, settings, listener, _slices_made)
 
 
@@ -116,7 +119,11 @@ def _built(source: Path, out: Path, settings: Settings, listener: Listener, firs
 
 def _write_id_map(path: Path, archive: Archive, out: Path, listener: Listener) -> None:
     with output.speaking("--id-map", path), listener.during("writing the id map"):
-        idmap.write(path, out, job=archive.job, found=archive.found, stated=archive.stated)
+        unnamed = idmap.write(path, out, job=archive.job, found=archive.found, stated=archive.stated)
+    if unnamed:
+        listener.note(
+            f"WARNING: {path} lacks {unnamed:,} patients: none of their files can be read now and names them"
+        )
 
 
 def survey(source: Path, out: Path, settings: Settings, listener: Listener) -> Archive:
@@ -132,13 +139,10 @@ def survey(source: Path, out: Path, settings: Settings, listener: Listener) -> A
             idmap.check_place(settings.id_map, source, out)
     with listener.during("fitting tables and names to files"):
         found, stated, remarks = _stated(source, found, settings, listener)
-    key_file = settings.key_file or pseudonyms.default_key_file()
-    with output.speaking("key file", key_file):
-        pseudonyms.check_key_place(key_file, out)
     job = Job(
         source=source,
         work=out / output.WORK_NAME,
-        key=pseudonyms.read_key(settings.key_file),
+        key=site_key.read(settings.key_file, out, listener.note),
         site=settings.site,
         size=settings.size,
         encoding=settings.encoding,

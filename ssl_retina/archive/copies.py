@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from ssl_retina.archive.worker import Record
+from ssl_retina.archive.chunk_store import Record
 
 REPEATED = "repeated"
 COPIES_LIMIT = 256

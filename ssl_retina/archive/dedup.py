@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssl_retina.archive.attributes import DEVICES_LIMIT
+from ssl_retina.archive.chunk_store import Record
 from ssl_retina.archive.copies import Groups, same_pixels
 from ssl_retina.archive.devices import Usage
 from ssl_retina.archive.disclosure import PLAIN, Collector, Release, Rule
-from ssl_retina.archive.worker import Record
 
 DEVICE_REMARK = "of device "
 

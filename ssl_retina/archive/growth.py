@@ -7,15 +7,14 @@ import dataclasses
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from ssl_retina import pseudonyms, shards
-from ssl_retina.archive import containers, worker
+from ssl_retina.archive import containers, ledger, worker
 from ssl_retina.archive.build import Archive
+from ssl_retina.archive.rejection import WITHDRAWN
 from ssl_retina.archive.settings import Passing
-from ssl_retina.archive.withdraw import WITHDRAWN
 from ssl_retina.errors import StateError
-from ssl_retina.shard_index import manifest, weights
+from ssl_retina.shard_index import weights
 from ssl_retina.shards import Index
 
 
@@ -58,8 +57,8 @@ class Growth:
 
 
 def of(archive: Archive, index: Index, passing: Passing) -> Growth:
-    """What is new. Raises StateError where an old file was changed or is missing."""
-    known, gone = _known(index.folder / shards.LEDGER_NAME)
+    """What is new. Raises StateError where one in use is gone or any was changed."""
+    known, gone, used = ledger.files_of(index.folder / shards.LEDGER_NAME)
     fresh: list[int] = []
     order: dict[str, int] = {}
     changed = 0
@@ -71,25 +70,14 @@ def of(archive: Archive, index: Index, passing: Passing) -> Growth:
                 changed += worker.digest(archive.job, one, reader) != known.pop(file)
             elif file not in gone:
                 fresh.append(number)
-    if changed or known:
+    missing = known.keys() & used
+    if changed or missing:
         raise StateError(
-            f"{changed} files of the set were changed and {len(known)} are missing in the archive: an append "
-            "only adds. Bring them back, take patients out with ssl-retina withdraw, or make a new set"
+            f"{changed} files of the set were changed and {len(missing)} are missing in the archive: an "
+            "append only adds. Bring them back, take patients out with ssl-retina withdraw, or make a new set"
         )
     stated = {at: archive.stated[number] for at, number in enumerate(fresh) if number in archive.stated}
     marks = frozenset(index.facts.get(WITHDRAWN, ()))
     job = dataclasses.replace(archive.job, withdrawn=marks)
     new = Archive(job, [archive.found[number] for number in fresh], stated, archive.remarks)
     return Growth(archive, new, order)
-
-
-def _known(ledger: Path) -> tuple[dict[str, str], set[str]]:
-    """File -> digest of its bytes, and the files that were withdrawn: those may be there or not."""
-    known: dict[str, str] = {}
-    gone: set[str] = set()
-    for line in manifest.lines(ledger):
-        if line["reason"] == WITHDRAWN:
-            gone.add(line.get("file", line["key"]))
-        else:
-            known[line.get("file", line["key"])] = line.get("source", "")
-    return {file: digest for file, digest in known.items() if file not in gone}, gone

@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ssl_retina.archive import look, near, worker
+from ssl_retina.archive import chunk_store, look, near
+from ssl_retina.archive.chunk_store import Record
 from ssl_retina.archive.look import Look
-from ssl_retina.archive.worker import Record
 
 OPEN_LIMIT = 64
 HASH_BYTES = look.BITS // 8
@@ -63,7 +63,7 @@ class Looks:
         """The look of the `at`-th photograph that was taken in."""
         chunk = self._chunks[at]
         if chunk not in self._files:
-            self._files[chunk] = worker.images_path(self._work, chunk).open("rb")
+            self._files[chunk] = chunk_store.images_path(self._work, chunk).open("rb")
         self._files.move_to_end(chunk)
         if len(self._files) > OPEN_LIMIT:
             self._files.popitem(last=False)[1].close()

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ssl_retina.archive import against, look, near
+from ssl_retina.archive.chunk_store import Record
 from ssl_retina.archive.look import Look
 from ssl_retina.archive.looks import HASH_BYTES, Looks
 from ssl_retina.archive.older import Older
-from ssl_retina.archive.worker import Record
 
 CERTAIN = 2.0
 """Above every similarity: a mark that stays."""

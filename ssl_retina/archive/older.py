@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ssl_retina.archive import dedup, revise
-from ssl_retina.archive.worker import Record
+from ssl_retina.archive.chunk_store import Record
 from ssl_retina.shards import Reader
 
 UNSAID = ("volume", "slice", "slices", "visit_order")

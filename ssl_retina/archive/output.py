@@ -137,6 +137,24 @@ def _sweep(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def drop_leftovers(out: Path) -> None:
+    """Remove what killed runs left in a complete set: pixels and pseudonyms of everybody lie there."""
+    _sweep(out)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(out / WORK_NAME)
+
+
+def require_set(out: Path) -> None:
+    """Raise InputError where there is no set yet that could grow; nothing is read or made."""
+    with speaking("--out", out):
+        there = any((out / name).exists() for name in (shards.INDEX_NAME, shards.EXCHANGE_NAME))
+    if not there:
+        raise InputError(
+            f"{out} holds no complete set yet, and --append adds to one: make it with the same command "
+            "without --append"
+        )
+
+
 def drop_shards(out: Path) -> None:
     """Remove the shards of an interrupted run, since a chunk is made anew and they may not fit it."""
     for path in shard_index.tars(out):

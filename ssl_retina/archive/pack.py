@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 from webdataset import TarWriter
 
 from ssl_retina import files, shards
-from ssl_retina.archive import worker
+from ssl_retina.archive import chunk_store
+from ssl_retina.archive.chunk_store import Record
 from ssl_retina.archive.copies import REPEATED
 from ssl_retina.archive.dedup import Resolution
-from ssl_retina.archive.worker import Record
 from ssl_retina.errors import StateError
 
 OWNER = "bigdata"
@@ -85,7 +85,8 @@ def _items(
 ) -> Iterator[tuple[Item | None, dict[str, str]]]:
     """Every row of the scan as its ledger line, with its item where it becomes a sample.
 
-    `source` of a line is the keyed digest of the file's bytes; "" where they could not be read.
+    `source` of a line is the keyed digest of the file's bytes; "" where they could not be read. `patient`
+    stands in the lines of rejected pictures alone, where it is known: nothing else says whose they were.
     """
     seen: set[str] = set()
     groups = resolution.groups
@@ -100,7 +101,8 @@ def _items(
         if number in groups.repeated or number in groups.refused:
             line |= {"reason": groups.refused.get(number, REPEATED)}
         if line["reason"]:
-            yield None, line | {"outcome": REJECTED}
+            whose = {"patient": record["patient"]} if record.get("patient") else {}
+            yield None, line | whose | {"outcome": REJECTED}
         elif number in groups.original:
             first = resolution.original_key(number)
             yield None, line | {"outcome": DUPLICATE, "of": first}
@@ -153,7 +155,7 @@ def _shard(plan: Plan, number: int, items: list[Item]) -> int:
 def _with_images(work: Path, items: list[Item]) -> Iterator[tuple[Item, bytes]]:
     """Each item with its encoded image, checked against the CRC that the worker took."""
     for chunk in dict.fromkeys(item.chunk for item in items):
-        with worker.images_path(work, chunk).open("rb") as stream:
+        with chunk_store.images_path(work, chunk).open("rb") as stream:
             for item in (one for one in items if one.chunk == chunk):
                 stream.seek(item.offset)
                 image = stream.read(item.size)

@@ -8,6 +8,8 @@ from types import TracebackType
 
 IO = "io"
 UNEXPECTED = "unexpected"
+WITHDRAWN = "withdrawn"
+"""The reason of a file whose patient was taken out: nothing else is kept of it but its key."""
 
 
 class Rejected(Exception):  # noqa: N818 - the word of the ledger
@@ -16,7 +18,7 @@ class Rejected(Exception):  # noqa: N818 - the word of the ledger
     Codes: not_regular, io, not_an_image, truncated, malformed, too_large, too_small, aspect, blank, float,
     bit_depth, colour, pages, sop_class, missing_attr, bad_geometry, no_decoder:<transfer syntax>, burned_in,
     not_retinal, quality, dicomdir, not_dicom, vendor_parse (a maker's OCT file), no_reader:<kind>,
-    not_selected (a slice or page that --frames or --pages leaves out), skipped_by_recipe.
+    not_selected (a slice or page that --frames or --pages leaves out), skipped_by_recipe, WITHDRAWN.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssl_retina import files, locks
+from ssl_retina import files, locks, shards
 from ssl_retina.archive import output
-from ssl_retina.archive.worker import Chunk
+from ssl_retina.archive.chunk_store import Chunk
 from ssl_retina.errors import InputError, StateError
 
 FOLDER = "slices"
@@ -84,13 +84,24 @@ def _known(out: Path) -> list[Slice]:
     return [Slice(int(number), int(of)) for number, of in sorted(names)]
 
 
+def require_begun(out: Path) -> None:
+    """Raise StateError where nothing was ever made that could be merged; the place stays as it is."""
+    names = (shards.INDEX_NAME, shards.EXCHANGE_NAME, output.WORK_NAME)
+    if not any((out / name).exists() for name in names):
+        raise _nothing_to_merge(out)
+
+
+def _nothing_to_merge(out: Path) -> StateError:
+    return StateError(f"{out} has no slices to merge: make them (--slice 1/8 ...), or leave --merge away")
+
+
 def require_all(out: Path, wanted: Sequence[Chunk]) -> None:
     """Raise StateError that names the slices with chunks that are missing."""
     if not wanted:
         return
     counts = {one.of for one in _known(out)}
     if not counts:
-        raise StateError(f"{out} has no slices to merge: make them (--slice 1/8 ...), or leave --merge away")
+        raise _nothing_to_merge(out)
     of = counts.pop()
     missing = sorted({number_of(chunk, of) for chunk in wanted})
     listed = ", ".join(f"{number}/{of}" for number in missing)

@@ -10,11 +10,12 @@ from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from ssl_retina.archive import process, worker
+from ssl_retina.archive import chunk_store, process, worker
+from ssl_retina.archive.chunk_store import Chunk, Record
 from ssl_retina.archive.found import Found
 from ssl_retina.archive.matching import Stated
 from ssl_retina.archive.rejection import IO, UNEXPECTED
-from ssl_retina.archive.worker import Chunk, Job, Record
+from ssl_retina.archive.worker import Job
 from ssl_retina.errors import BadInputLimitError, StateError
 
 CHUNK_ROWS = 256
@@ -76,7 +77,7 @@ def _is_complete(job: Job, chunk: Chunk) -> bool:
 
     One with a file that could not be read gets another try, and one whose files were changed since.
     """
-    made = worker.read_records(job.work, chunk.number, worker.identity(job, chunk))
+    made = chunk_store.read_records(job.work, chunk.number, chunk_store.identity(job.key, chunk))
     return made is not None and all(record.get("reason") != IO for record in made)
 
 
@@ -113,7 +114,7 @@ def run(job: Job, wanted: Sequence[Chunk], *, processes: int, progress: Progress
 def records(work: Path, planned: int) -> Iterator[tuple[int, Record]]:
     """All records in the order of the scan, each with its chunk's number."""
     for number in range(planned):
-        content = worker.read_records(work, number)
+        content = chunk_store.read_records(work, number)
         if content is None:
             raise StateError(f"{work} has lost chunk {number}: run the same command again, it makes it anew")
         for record in content:

@@ -6,8 +6,9 @@ In: chunks to make and a listener. Out: lines of progress.
 from collections.abc import Sequence
 
 from ssl_retina.archive import settings, stage
+from ssl_retina.archive.chunk_store import Chunk
 from ssl_retina.archive.settings import Listener
-from ssl_retina.archive.worker import Chunk, Job
+from ssl_retina.archive.worker import Job
 
 
 class Progress:

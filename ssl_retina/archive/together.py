@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ssl_retina.archive import copies, dedup, longtail, looks, stage
+from ssl_retina.archive.chunk_store import Record
 from ssl_retina.archive.filters import NearDuplicates
 from ssl_retina.archive.settings import Settings
-from ssl_retina.archive.worker import Record
 
 
 def resolve(work: Path, chunks: int, settings: Settings) -> dedup.Resolution:

@@ -5,6 +5,7 @@ saying `withdrawn`, and counts. Neither the id nor the patient's pseudonym is pr
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import Any
 
 from ssl_retina import files, pseudonyms, shard_index, shards
 from ssl_retina.archive import attributes, exchange, output, pack, revise
+from ssl_retina.archive.rejection import WITHDRAWN
 from ssl_retina.archive.settings import Totals
 from ssl_retina.errors import InputError, ShardError, StateError
 from ssl_retina.shard_index import manifest
 from ssl_retina.shards import Index, Reader
 
-WITHDRAWN = "withdrawn"
 DERIVED = ("datasheet.html", "croissant.json")
 """Pages about the set that may show the patient's photographs: they go too, and are made anew afterwards."""
 
@@ -26,10 +27,11 @@ DERIVED = ("datasheet.html", "croissant.json")
 class Withdrawal:
     """What was taken out, in counts. A photograph that several patients share is the patient's: it goes.
 
-    samples: photographs removed; files: what the ledger now calls withdrawn, their copies included. shared:
-    of the samples, those that also lay under other patients; sharers: how many such patients. regrouped:
-    samples of others whose group has a new name. shards: rewritten, and removed where nothing was left.
-    earlier: digests of the set's older indexes, all of which held the patient or may have. digest: now.
+    samples: photographs removed; files: what the ledger now calls withdrawn, copies and rejected files
+    included. shared: of the samples, those that also lay under other patients; sharers: how many such
+    patients. regrouped: samples of others whose group has a new name. shards: rewritten, and removed where
+    nothing was left. earlier: digests of the set's older indexes, all of which held the patient or may have.
+    digest: now. again: the patient had been withdrawn before.
     """
 
     samples: int
@@ -42,6 +44,7 @@ class Withdrawal:
     left: int
     earlier: tuple[str, ...]
     digest: str
+    again: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""
@@ -59,17 +62,18 @@ class _Patient:
 def withdraw(out: Path, patient: str, *, key_file: Path | None = None, site: str | None = None) -> Withdrawal:
     """Take a patient out of a set, or finish a withdrawal that was interrupted.
 
-    Raises InputError for a patient who is not in the set, StateError for another key, a damaged set, another
+    A patient of whom the set holds no photograph is marked all the same: their files were rejected, or come
+    later. Raises InputError for an id that names nobody, StateError for another key, a damaged set, another
     writer, and a set that would be empty; nothing is changed then.
     """
     with output.speaking("the set", out), files.lock(out):
         answer = exchange.finish(out)
         index = shards.read_index(out)
         who = _who(index, patient, key_file, site)
-        if answer is not None and answer.get("mark") == who.mark:
-            return _answered(answer)
         if who.mark in index.facts.get(WITHDRAWN, ()):
-            return _nothing_left(index)
+            output.drop_leftovers(out)
+            finished = answer is not None and answer.get("mark") == who.mark
+            return _answered(answer or {}) if finished else _nothing_left(index)
         _require_whole(index)
         reader = Reader(index)
         try:
@@ -84,7 +88,7 @@ def _answered(answer: Mapping[str, Any]) -> Withdrawal:
 
 
 def _nothing_left(index: Index) -> Withdrawal:
-    return Withdrawal(0, 0, 0, 0, 0, 0, 0, index.samples, earlier(index.facts), index.digest)
+    return Withdrawal(0, 0, 0, 0, 0, 0, 0, index.samples, earlier(index.facts), index.digest, again=True)
 
 
 def earlier(facts: Mapping[str, Any]) -> tuple[str, ...]:
@@ -133,14 +137,12 @@ def _taken_out(index: Index, reader: Reader, who: _Patient) -> dict[str, Any]:
     """Find the patient's photographs, write the files that differ, put them into the set; the answer."""
     gone: dict[int, revise.Facts] = {}
     holdings = revise.Holdings()
-    theirs = _clusters(reader, who)
+    clusters = _clusters(reader, who)
     for row, facts in revise.every(reader):
-        if revise.cluster(facts) in theirs:
+        if revise.cluster(facts) in clusters:
             gone[row] = facts
         else:
             holdings.add(facts)
-    if not gone:
-        raise InputError(_not_there(index))
     if len(gone) == index.samples:
         raise StateError(
             f"{index.folder} holds photographs of this patient alone: remove that folder instead"
@@ -154,12 +156,14 @@ def _taken_out(index: Index, reader: Reader, who: _Patient) -> dict[str, Any]:
     changes |= dict.fromkeys(gone)
     folder = exchange.begin(index.folder)
     revised = revise.rewrite(index, reader, changes, folder)
-    counted = _write_ledger(index.folder, folder, {facts["key"] for facts in gone.values()}, several)
-    answer |= {"files": counted[0] + counted[1]}
+    theirs = _Theirs.of(who, {facts["key"] for facts in gone.values()}, several)
+    counted = _write_ledger(index.folder, folder, theirs)
+    answer |= {"files": counted.total()}
     answer |= {"rewritten": len(revised.rewritten), "removed": len(revised.removed)}
     totals = _totals(index, counted, holdings, len(index.shards) - len(revised.removed))
     new = revise.index_again(index, revised, folder, _facts(index, totals, who))
     answer |= {"digest": new.digest}
+    output.drop_leftovers(index.folder)
     exchange.commit(index.folder, [*revised.removed, *DERIVED], answer)
     return answer
 
@@ -189,30 +193,53 @@ def _answer(
         "sharers": len(set().union(*shared)) - 1 if shared else 0,
         "regrouped": len(regrouped),
         "left": index.samples - len(gone),
-        "earlier": [*earlier(index.facts), index.digest],
+        "earlier": [*earlier(index.facts), index.digest] if gone else [],
     }
 
 
-def _write_ledger(out: Path, folder: Path, keys: set[str], several: Mapping[str, str]) -> tuple[int, int]:
-    """The ledger with the patient's files as `withdrawn`: only their keys stay. Gives samples, duplicates.
+@dataclass(frozen=True)
+class _Theirs:
+    """What tells the patient's ledger lines. keys: of samples that go; files: those that held several."""
 
-    A slice of theirs that was rejected keeps its reason and nothing else.
+    pseudonym: str
+    keys: set[str]
+    files: set[str]
+
+    @classmethod
+    def of(cls, who: _Patient, keys: set[str], several: Mapping[str, str]) -> "_Theirs":
+        """By the samples that go; several: key -> file."""
+        return cls(who.pseudonym, keys, {several[key] for key in keys if key in several})
+
+    def hold(self, line: Mapping[str, Any]) -> bool:
+        """Whether the picture is theirs; of a rejected one the line itself says whose it is."""
+        return (
+            not self.keys.isdisjoint((line["key"], line.get("of"))) or line.get("patient") == self.pseudonym
+        )
+
+    def may_hold(self, line: Mapping[str, Any]) -> bool:
+        """Whether a rejected picture lies in a file of theirs."""
+        return line["outcome"] == pack.REJECTED and line.get("file") in self.files
+
+
+def _write_ledger(out: Path, folder: Path, theirs: _Theirs) -> Counter[str]:
+    """The ledger with the patient's files as `withdrawn`: only their keys stay.
+
+    Gives how many there were of each outcome, or reason of the rejected. A rejected picture in a
+    file of theirs of which nobody knows whose it is keeps its reason and nothing else.
     """
-    volumes = {several[key] for key in keys if key in several}
-    samples = duplicates = 0
+    counts: Counter[str] = Counter()
     with (
         files.whole(folder / shards.LEDGER_NAME, files.mode_beside(folder)) as temporary,
         temporary.open("w", encoding="utf-8") as stream,
     ):
         for line in manifest.lines(out / shards.LEDGER_NAME):
-            if line["key"] in keys or line.get("of") in keys:
-                samples += line["outcome"] == pack.WRITTEN
-                duplicates += line["outcome"] == pack.DUPLICATE
+            if theirs.hold(line):
+                counts[line["reason"] or line["outcome"]] += 1
                 line = _bare(line) | {"outcome": pack.REJECTED, "reason": WITHDRAWN}
-            elif line.get("file") in volumes:
+            elif theirs.may_hold(line) and "patient" not in line:
                 line = _bare(line) | {name: line[name] for name in ("outcome", "reason")}
             stream.write(json.dumps(line, sort_keys=True) + "\n")
-    return samples, duplicates
+    return counts
 
 
 def _bare(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,17 +247,18 @@ def _bare(line: Mapping[str, Any]) -> dict[str, Any]:
     return {name: line[name] for name in ("key", "file") if name in line} | {"detail": "", "source": ""}
 
 
-def _totals(index: Index, counted: tuple[int, int], holdings: revise.Holdings, number: int) -> Totals:
+def _totals(index: Index, counted: Counter[str], holdings: revise.Holdings, number: int) -> Totals:
     old = Totals(**index.facts["totals"])
-    files_gone = sum(counted)
+    written, duplicates = counted[pack.WRITTEN], counted[pack.DUPLICATE]
+    before = Counter({name: n for name, n in counted.items() if name not in (pack.WRITTEN, pack.DUPLICATE)})
     return Totals(
         scanned=old.scanned,
-        written=old.written - counted[0],
-        rejected=old.rejected + files_gone,
-        duplicates=old.duplicates - counted[1],
+        written=old.written - written,
+        rejected=old.rejected + written + duplicates,
+        duplicates=old.duplicates - duplicates,
         patients=len(holdings.patients),
         shards=number,
-        reasons={**old.reasons, WITHDRAWN: old.reasons.get(WITHDRAWN, 0) + files_gone},
+        reasons=dict(Counter(old.reasons) - before + Counter({WITHDRAWN: counted.total()})),
         remarks=holdings.revised(old.remarks),
     )
 
@@ -242,14 +270,3 @@ def _facts(index: Index, totals: Totals, who: _Patient) -> dict[str, Any]:
     facts["history"] = [*facts.get("history", ()), {"what": WITHDRAWN, "index": index.digest}]
     facts[WITHDRAWN] = sorted([*facts.get(WITHDRAWN, ()), who.mark])
     return facts
-
-
-def _not_there(index: Index) -> str:
-    site = index.facts.get("site")
-    where = f" at site {site}" if site else ""
-    return (
-        f"{index.folder} holds no photograph of this patient{where}; nothing was changed. Give the id as the "
-        "table, the file names or the DICOM tags have it (capitals, spaces around it and leading zeros "
-        "do not matter; 65 where a table writes 65.0 and no fractions), and --site where the set was made "
-        "with another one"
-    )

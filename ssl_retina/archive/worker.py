@@ -5,8 +5,6 @@ both whole; they hold pseudonyms and no word of the source.
 """
 
 import functools
-import hashlib
-import hmac
 import json
 import time
 import zlib
@@ -30,16 +28,15 @@ from ssl_retina.archive import (
     text,
 )
 from ssl_retina.archive.attributes import Attributes
+from ssl_retina.archive.chunk_store import Chunk, Record, identity, images_path, records_path
 from ssl_retina.archive.encode import Encoding, encode
 from ssl_retina.archive.found import Found
 from ssl_retina.archive.picture import WHOLE, Part, Picture, Place
-from ssl_retina.archive.rejection import IO, Rejected, Unforeseen
+from ssl_retina.archive.rejection import IO, WITHDRAWN, Rejected, Unforeseen
 from ssl_retina.archive.selection import EVERYTHING, Selection
 
 PAUSES = (0.02, 0.1)
 """Seconds before a file that could not be read is tried again."""
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,46 +56,6 @@ class Job:
     withdrawn: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Neighbouring rows of the scan, and what is stated about each."""
-
-    number: int
-    rows: tuple[tuple[Found, Attributes | None], ...] = field(repr=False)
-
-
-def images_path(work: Path, number: int) -> Path:
-    """The encoded images of a chunk, one behind the other."""
-    return work / f"chunk-{number:06d}.bin"
-
-
-def records_path(work: Path, number: int) -> Path:
-    """The records of a chunk; written last, so that its presence says that the chunk is complete."""
-    return work / f"chunk-{number:06d}.json"
-
-
-def identity(job: Job, chunk: Chunk) -> str:
-    """What a chunk is made from, as a keyed digest: paths, sizes and times of change, and what is stated."""
-    rows = repr([(found.path, found.size, found.modified, stated) for found, stated in chunk.rows])
-    return hmac.new(job.key, b"chunk\0" + rows.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
-
-
-def read_records(work: Path, number: int, made_from: str | None = None) -> list[Record] | None:
-    """The records of a complete chunk, else None; with `made_from` only where that is its `identity`."""
-    try:
-        content = json.loads(records_path(work, number).read_bytes())
-        if images_path(work, number).stat().st_size != content["bytes"]:
-            return None
-        if made_from is not None and content["made_from"] != made_from:
-            return None
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
-    records: list[Record] = content["records"]
-    assert min(content["pictures"]) >= 1, "a file without a record"
-    assert sum(content["pictures"]) == len(records), "a record without a file"
-    return records
-
-
 def process_chunks(job: Job, chunks: Sequence[Chunk]) -> list[list[str]]:
     """Make chunks one after another; those of a tar.gz share its stream, which is unpacked once."""
     with closing(containers.Reader(job.source)) as reader:
@@ -112,7 +69,7 @@ def process_chunk(job: Job, chunk: Chunk, reader: containers.Reader) -> list[str
         made = [_records(job, source, stream) for source in _opened(job, chunk, reader)]
     content = {
         "bytes": images.stat().st_size,
-        "made_from": identity(job, chunk),
+        "made_from": identity(job.key, chunk),
         "pictures": [len(records) for records in made],
         "records": [record for records in made for record in records],
     }
@@ -142,38 +99,60 @@ def _opened(job: Job, chunk: Chunk, reader: containers.Reader) -> Iterator[_Sour
 
 
 def _records(job: Job, source: _Source, stream: BinaryIO) -> list[Record]:
-    """The records of one file, one for each of its pictures; each with a digest of the file."""
+    """The records of one file, one for each of its pictures; each with a digest of the file.
+
+    What is stated to be a withdrawn patient's is not opened, and no digest of it is kept.
+    """
     digest = ""
     try:
         with Unforeseen():
+            if _is_withdrawn(job, source.stated):
+                raise Rejected(WITHDRAWN)
             if source.found.reason:
                 raise Rejected(*source.found.reason.split(": ", 1))
             content = source.content()
             digest = fingerprint.of_bytes(job.key, content)
             parts = _parts(job, source.found, content)
     except Rejected as refusal:
-        made = [_refused(job, source.found, WHOLE, refusal)]
+        made = [_refused(job, source, WHOLE, refusal)]
     else:
         made = [_record(job, source, part, stream) for part in parts]
-    return [record | {"source": digest} for record in made]
+    return [record | {"source": "" if record.get("reason") == WITHDRAWN else digest} for record in made]
 
 
-def _refused(job: Job, found: Found, place: Place, refusal: Rejected) -> Record:
+def _is_withdrawn(job: Job, stated: Attributes | None) -> bool:
+    patient = stated.patient if stated else None
+    if patient is None or not job.withdrawn:
+        return False
+    return pseudonyms.withdrawal_mark(job.key, patient, job.site) in job.withdrawn
+
+
+def _refused(
+    job: Job, source: _Source, place: Place, refusal: Rejected, identity: deidentify.Identity | None = None
+) -> Record:
+    """A record without a picture: whose it is stays known where it is stated, so that it can be withdrawn."""
+    path, stated = source.found.path, source.stated.patient if source.stated else None
+    patient = None if stated is None else pseudonyms.patient(job.key, stated, job.site)
+    patient = patient if identity is None else identity.patient
     return {
-        "key": pseudonyms.part(job.key, found.path, place.name, job.site),
-        "file": pseudonyms.image(job.key, found.path, job.site),
+        "key": pseudonyms.part(job.key, path, place.name, job.site),
+        "file": pseudonyms.image(job.key, path, job.site),
         "place": place.name,
         "reason": refusal.reason,
         "detail": refusal.detail,
+        "patient": None if refusal.reason == WITHDRAWN else patient,
     }
 
 
 def _record(job: Job, source: _Source, part: Part, stream: BinaryIO) -> Record:
+    identity: deidentify.Identity | None = None
     try:
         with Unforeseen():
-            record, image, seen = _photograph(job, source.found, source.stated, part)
+            picture = part.decode()
+            identity = _identity(job, source, picture, part.place)
+            record, image, seen = _photograph(job, source.stated, (part, picture), identity)
     except Rejected as refusal:
-        return _refused(job, source.found, part.place, refusal)
+        return _refused(job, source, part.place, refusal, identity)
     place = {"offset": stream.tell(), "bytes": len(image), "crc": zlib.crc32(image)}
     stream.write(image)
     return record | place | {"look": _write_look(seen, stream)}
@@ -188,22 +167,27 @@ def _write_look(seen: look.Look | None, stream: BinaryIO) -> dict[str, Any] | No
     return {"offset": place, "hash": look.perceptual_hash(seen).hex()}
 
 
+def _identity(job: Job, source: _Source, picture: Picture, place: Place) -> deidentify.Identity:
+    """Whose picture it is. Raises Rejected where they were withdrawn."""
+    identity = deidentify.identify(
+        source.found.path, source.stated, picture.facts, key=job.key, site=job.site, place=place
+    )
+    if identity.mark in job.withdrawn:
+        raise Rejected(WITHDRAWN)
+    return identity
+
+
 def _photograph(
-    job: Job, found: Found, stated: Attributes | None, part: Part
+    job: Job, stated: Attributes | None, shown: tuple[Part, Picture], identity: deidentify.Identity
 ) -> tuple[Record, bytes, look.Look | None]:
     """One picture as its record, its encoded image and its look, if it is a fundus. Raises Rejected."""
-    picture, modality, cleaned = _cleaned(part, stated, job.size)
+    picture, modality, cleaned = _cleaned(shown, stated, job.size)
     if modality is None and cleaned.modality == "other" and not job.keep_other:
         raise Rejected("not_retinal")
     _refuse_text(job, cleaned)
     suffix, image = encode(cleaned.pixels, job.encoding)
     height, width = cleaned.pixels.shape[:2]
     ellipse = cleaned.field_of_view
-    identity = deidentify.identify(
-        found.path, stated, picture.facts, key=job.key, site=job.site, place=part.place
-    )
-    if identity.mark in job.withdrawn:
-        raise Rejected("withdrawn")
     record = {name: value for name, value in asdict(identity).items() if name != "mark"} | {
         "modality": cleaned.modality,
         "width": width,
@@ -221,18 +205,20 @@ def _photograph(
     return record, image, seen
 
 
-def _cleaned(part: Part, stated: Attributes | None, size: int) -> tuple[Picture, str | None, clean.Cleaned]:
+def _cleaned(
+    shown: tuple[Part, Picture], stated: Attributes | None, size: int
+) -> tuple[Picture, str | None, clean.Cleaned]:
     """A picture, what it is said to show, and what is stored of it.
 
     Decoded in full where a small field of view leaves fewer pixels than are wanted. Raises Rejected.
     """
-    picture = part.decode()
+    part, picture = shown
     modality = picture.modality or (stated.modality if stated else None)
     cleaned = clean.clean(picture.pixels, modality, size)
     if picture.stored is None or max(cleaned.pixels.shape) >= size:
         return picture, modality, cleaned
     assert part.in_full is not None
-    return _cleaned(Part(part.place, part.in_full), stated, size)
+    return _cleaned((part, part.in_full()), stated, size)
 
 
 def _refuse_text(job: Job, cleaned: clean.Cleaned) -> None:
@@ -278,9 +264,3 @@ def content_of(job: Job, found: Found, reader: containers.Reader) -> bytes:
                 raise
         time.sleep(pause)
     raise AssertionError
-
-
-def raw_patient(job: Job, found: Found) -> str:
-    """The patient id that a file itself states, for the id map alone."""
-    with closing(containers.Reader(job.source)) as reader:
-        return readers.patient(content_of(job, found, reader), found.path)

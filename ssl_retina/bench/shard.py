@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image, ImageOps
 from threadpoolctl import threadpool_limits
 
-from ssl_retina.archive import clean, containers, features, look, quality, readers, text, worker
+from ssl_retina.archive import chunk_store, clean, containers, features, look, quality, readers, text, worker
 from ssl_retina.archive.encode import Encoding, encode
 from ssl_retina.archive.found import Found
 from ssl_retina.archive.readers import images
@@ -137,7 +137,7 @@ def _turn(job: worker.Job, chosen: Sequence[Found], number: int, advance: Callab
 
 def _stage(job: worker.Job, chosen: Sequence[Found]) -> Seconds:
     """`shard`'s own first stage, what it writes included."""
-    chunk = worker.Chunk(0, tuple((one, None) for one in chosen))
+    chunk = chunk_store.Chunk(0, tuple((one, None) for one in chosen))
     with closing(containers.Reader(job.source)) as reader:
         begun = time.process_time()
         worker.process_chunk(job, chunk, reader)

@@ -4,10 +4,11 @@ In: a folder and the digests of indexes. Out: one row a run or export that names
 the digests that stand in every checkpoint's state and every model card.
 """
 
+import errno
 import json
 import os
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,48 @@ class Exposed:
         return {**asdict(self), "checkpoints": list(self.checkpoints)}
 
 
+def check(folder: Path) -> None:
+    """Raise InputError for what can never be a folder of runs; one that does not exist holds none."""
+    if os.path.exists(folder) and not folder.is_dir():
+        raise InputError(f"--runs {folder} is no folder: give the folder that holds the runs")
+
+
 def find(folder: Path, digests: Collection[str]) -> list[Exposed]:
-    """All below `folder`, itself included, by path. Raises InputError where there is no such folder."""
+    """All below `folder`, itself included, by path; links are followed, and no folder is looked into twice.
+
+    Raises InputError where there is no such folder.
+    """
     if not folder.is_dir():
         raise InputError(
             f"--runs {folder} does not exist or is no folder: give the folder that holds the runs"
         )
-    return sorted(_found(folder, folder, frozenset(digests), DEPTH), key=lambda one: one.path)
+    return sorted(_found(_Search(folder, frozenset(digests)), folder, DEPTH), key=lambda one: one.path)
 
 
-def _found(folder: Path, top: Path, digests: frozenset[str], depth: int) -> Iterator[Exposed]:
-    path = str(folder.relative_to(top))
+@dataclass(frozen=True)
+class _Search:
+    """seen: device and number of every folder that was come to, each with the depth that was left there."""
+
+    top: Path
+    digests: frozenset[str]
+    seen: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def is_done(self, folder: Path, depth: int) -> bool:
+        """Whether a folder was come to before, on a way that reaches as far down as this one."""
+        try:
+            status = folder.stat()
+        except OSError:
+            return False  # it is told where it is listed
+        place = (status.st_dev, status.st_ino)
+        before = self.seen.get(place, -1)
+        self.seen[place] = max(before, depth)
+        return before >= depth
+
+
+def _found(search: _Search, folder: Path, depth: int) -> Iterator[Exposed]:
+    if search.is_done(folder, depth):
+        return
+    path, digests = str(folder.relative_to(search.top)), search.digests
     inner, checkpoints = _folders(folder), folder / CHECKPOINTS
     if inner is None or (checkpoints.is_dir() and _folders(checkpoints) is None):
         yield Exposed("unread", path, ())
@@ -66,20 +98,27 @@ def _found(folder: Path, top: Path, digests: frozenset[str], depth: int) -> Iter
         yield Exposed("export", path, ())
     for one in inner:
         if depth:
-            yield from _found(one, top, digests, depth - 1)
-        else:
-            yield Exposed("unread", str(one.relative_to(top)), ())
+            yield from _found(search, one, depth - 1)
+        elif not search.is_done(one, 0):
+            yield Exposed("unread", str(one.relative_to(search.top)), ())
 
 
 def _folders(folder: Path) -> list[Path] | None:
-    """Folders in a folder, but for checkpoints and hidden ones; None where it cannot be listed."""
+    """Folders in a folder but checkpoints and hidden ones, links last; None where it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
-            return [
-                Path(one.path) for one in entries if one.is_dir(follow_symlinks=False) and _open(one.name)
-            ]
+            inner = [(one.is_symlink(), one.path) for one in entries if _open(one.name) and _may_hold(one)]
     except OSError:
         return None
+    return [Path(path) for _, path in sorted(inner)]
+
+
+def _may_hold(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a folder or a link to one; a link that cannot be followed may be, one to nothing not."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        return error.errno != errno.ELOOP
 
 
 def _open(name: str) -> bool:

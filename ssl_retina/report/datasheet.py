@@ -34,9 +34,10 @@ LIMITS = (
 
 
 def write(index: Index, path: Path) -> None:
-    """Write the page whole; in a private folder it is private."""
+    """Write the page whole: beside the set as readable as the set, anywhere else for this user alone."""
     text = render(index, census.take(index))
-    files.write_bytes(path, text.encode(), files.mode_beside(path.parent))
+    beside = path.parent.resolve() == index.folder.resolve()
+    files.write_bytes(path, text.encode(), files.mode_beside(path.parent) if beside else 0o600)
 
 
 def render(index: Index, counts: Census) -> str:

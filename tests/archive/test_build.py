@@ -12,7 +12,7 @@ from photographs import contents, save, shard, write_table
 
 from ssl_retina import files, pseudonyms, shards
 from ssl_retina.archive import build as build_module
-from ssl_retina.archive import dedup, pack, process, stage, worker
+from ssl_retina.archive import chunk_store, dedup, pack, process, stage, worker
 from ssl_retina.archive.encode import Encoding
 from ssl_retina.archive.scan import Found
 from ssl_retina.errors import BadInputLimitError, InputError, StateError
@@ -296,7 +296,7 @@ def test_workers_import_neither_torch_nor_webdataset(tmp_path: Path) -> None:
     save(source / "a.jpg", 1)
     job = worker.Job(source, tmp_path, factory.KEY, "", 64, Encoding())
     with process.pool(1) as executor:
-        chunks = [worker.Chunk(0, ((Found("a.jpg", 1), None),))]
+        chunks = [chunk_store.Chunk(0, ((Found("a.jpg", 1), None),))]
         assert executor.submit(worker.process_chunks, job, chunks).result() == [[""]]
         loaded = executor.submit(eval, "sorted(__import__('sys').modules)").result()
     assert "ssl_retina.archive.worker" in loaded
@@ -342,10 +342,10 @@ def test_f100_an_unforeseen_exception_names_only_pseudonym_and_type(
     monkeypatch.setattr(worker, "PAUSES", ())
     job = worker.Job(tmp_path, tmp_path, factory.KEY, "", 64, Encoding())
     rows = tuple((Found(f"DOE/{name}.jpg", 1), None) for name in "abc")
-    assert worker.process_chunks(job, [worker.Chunk(0, rows)]) == [["unexpected", "unexpected", "io"]]
-    text = worker.records_path(tmp_path, 0).read_text()
+    assert worker.process_chunks(job, [chunk_store.Chunk(0, rows)]) == [["unexpected", "unexpected", "io"]]
+    text = chunk_store.records_path(tmp_path, 0).read_text()
     assert "DOE" not in text
-    records = worker.read_records(tmp_path, 0) or []
+    records = chunk_store.read_records(tmp_path, 0) or []
     assert [record["detail"] for record in records] == ["KeyError", "RecursionError", "EIO"]
     assert records[0]["key"] == pseudonyms.image(factory.KEY, "DOE/a.jpg")
 
@@ -357,7 +357,7 @@ def test_a_lack_of_memory_is_no_property_of_a_file(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(worker.readers, "content", fail)
     job = worker.Job(tmp_path, tmp_path, factory.KEY, "", 64, Encoding())
     with pytest.raises(MemoryError):
-        worker.process_chunks(job, [worker.Chunk(0, ((Found("a.jpg", 1), None),))])
+        worker.process_chunks(job, [chunk_store.Chunk(0, ((Found("a.jpg", 1), None),))])
 
 
 def test_a_full_disk_is_a_sentence_and_the_run_continues(

@@ -12,9 +12,9 @@ from ssl_retina import files
 from ssl_retina.archive import build as build_module
 from ssl_retina.archive import output, slices
 from ssl_retina.archive.build import Settings, build_slice, merge
+from ssl_retina.archive.chunk_store import Chunk
 from ssl_retina.archive.slices import Slice
 from ssl_retina.archive.withdraw import DERIVED
-from ssl_retina.archive.worker import Chunk
 from ssl_retina.cli import app
 from ssl_retina.errors import InputError, StateError
 
@@ -101,6 +101,11 @@ def test_a_run_of_the_whole_waits_for_no_slice(place: Path, tmp_path: Path) -> N
 def test_nothing_to_merge_is_said(place: Path, tmp_path: Path) -> None:
     with pytest.raises(StateError, match="has no slices to merge"):
         merge(place / "archive", tmp_path / "out", _settings(place))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StateError, match="has no slices to merge"):
+        merge(place / "archive", tmp_path / "empty", _settings(place))
+    assert not any((tmp_path / "empty").iterdir())
 
 
 def test_every_chunk_is_in_one_slice() -> None:

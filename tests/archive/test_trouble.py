@@ -11,7 +11,7 @@ from PIL import Image
 
 from ssl_retina import files, shards
 from ssl_retina.archive import build as build_module
-from ssl_retina.archive import readers, worker
+from ssl_retina.archive import deidentify, readers, worker
 from ssl_retina.archive.build import Listener, Settings, build
 from ssl_retina.archive.rejection import Rejected
 from ssl_retina.errors import BadInputLimitError, InputError, StateError
@@ -174,4 +174,6 @@ def test_only_undeclared_pictures_are_refused(tmp_path: Path) -> None:
     job = worker.Job(tmp_path, tmp_path, bytes(32), "", 64, Settings().encoding)
     with pytest.raises(Rejected, match="not_retinal"):
         part = readers.parts((tmp_path / "letter.png").read_bytes(), "letter.png")[0]
-        worker._photograph(job, build_module.Found("letter.png", 1), None, part)
+        picture = part.decode()
+        identity = deidentify.identify("letter.png", None, picture.facts, key=job.key, site="")
+        worker._photograph(job, None, picture, identity)

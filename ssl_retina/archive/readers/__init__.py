@@ -12,7 +12,7 @@ from ssl_retina.archive.readers import dicom, heidelberg, images, topcon, zeiss
 from ssl_retina.archive.rejection import Rejected
 from ssl_retina.archive.selection import EVERYTHING, Selection
 
-__all__ = ["Picture", "Rejected", "content", "parts", "patient", "read"]
+__all__ = ["Picture", "Rejected", "content", "parts", "read"]
 
 FILE_LIMIT = 1024**3
 MARKED = (".e2e", ".vol", ".fda", ".fds")
@@ -44,16 +44,6 @@ def parts(content: bytes, name: str, selection: Selection = EVERYTHING) -> Seque
 def read(path: Path) -> Picture:
     """The first picture of a file on disk. Raises Rejected."""
     return parts(content(path), path.name)[0].decode()
-
-
-def patient(content: bytes, name: str) -> str:
-    """The patient id that a file states, for the id map alone; empty where it states none."""
-    for part in parts(content, name):
-        try:
-            return part.decode().facts.get("patient", "")
-        except Rejected:
-            continue
-    return ""
 
 
 def content(path: Path) -> bytes:
