@@ -189,7 +189,7 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, 
         return _complete(out, listener)
     chunks = first(archive, out, settings, listener)
     work = archive.job.work
-    resolution = together.resolve(work, chunks, settings)
+    resolution = together.resolve(work, chunks, settings, archive.job.key)
     plan = pack.Plan(work, out, settings.name, settings.samples_per_shard)
     counts = pack.pack(plan, stage.records(work, chunks), resolution)
     scanned = sum(1 for _ in stage.records(work, chunks))

@@ -12,10 +12,11 @@ from typing import Any
 from ssl_retina.archive.attributes import DEVICES_LIMIT
 from ssl_retina.archive.copies import Groups, same_pixels
 from ssl_retina.archive.devices import Usage
-from ssl_retina.archive.disclosure import PLAIN, Collector, Release, Rule
+from ssl_retina.archive.disclosure import PLAIN, Collector, Release, Rule, belongs_to
 from ssl_retina.archive.worker import Record
 
 DEVICE_REMARK = "of device "
+UNKNOWN_DEVICE = "device_unknown"
 
 Records = Callable[[], Iterable[Record]]
 
@@ -110,15 +111,20 @@ def resolve(
     conflicts = copied.conflicts()
     counts["id_conflict"] = copied.samples_in(conflicts)
     counts["patients"] = len(patients)
-    devices, told = _devices(usage, samples)
-    release = known.release(visits)
+    devices, unknown = _devices(usage, samples)
+    orders = {patient: tuple(sorted(found)) for patient, found in visits.items()}
+    together = copied.together()
+    units = _joined(map(belongs_to, group) for group in together)
+    release = known.release(orders, devices=devices, units=units)
+    told = Counter({device_remark(device): count for device, count in release.devices.items()})
+    told[UNKNOWN_DEVICE] = unknown
     return Resolution(
         groups=groups,
         keys=copied.keys(),
         copies=copied.copies(),
-        root=roots(copied.together()),
+        root=roots(together),
         conflicts=conflicts,
-        visits={patient: tuple(sorted(orders)) for patient, orders in visits.items()},
+        visits=orders,
         devices=devices,
         devices_dropped=usage.distinct > DEVICES_LIMIT,
         clusters=clusters,
@@ -185,20 +191,18 @@ class _Copied:
         ]
 
 
-def _devices(usage: Usage, samples: Counter[str | None]) -> tuple[frozenset[str], Counter[str]]:
-    """The devices that are written, and what to tell about them: they stand in the shards in clear.
+def _devices(usage: Usage, samples: Counter[str | None]) -> tuple[frozenset[str], int]:
+    """The devices that may be written: they stand in the shards in clear. And how many samples lose theirs.
 
     What a table or a name gives is refused before anything is written (`matching`), and a DICOM file's own
-    device has a known word (`deidentify`). Who a DICOM file shows is known only here: a value that now looks
-    like a person is dropped and counted.
+    device has known words alone (`deidentify`). Who a DICOM file shows is known only here: a value that now
+    looks like a person is dropped and counted.
     """
-    known = frozenset(device for device in samples if device is not None)
     if usage.distinct > DEVICES_LIMIT:
-        return frozenset(), Counter()
+        return frozenset(), 0
     people = usage.identities()
-    told = Counter({device_remark(device): samples[device] for device in known - people})
-    told["device_unknown"] = sum(samples[device] for device in people)
-    return known - people, told
+    known = frozenset(device for device in samples if device is not None)
+    return known - people, sum(samples[device] for device in people)
 
 
 def device_remark(device: str) -> str:
@@ -233,18 +237,23 @@ def owner(record: Record) -> str | None:
 
 
 def roots(sets: Iterable[list[Record]]) -> dict[str, str]:
-    """Union-find over owners that share a photograph; the smallest pseudonym names the group."""
+    """Owner -> the group's name, of owners that share a photograph."""
+    return _joined(filter(None, map(owner, group)) for group in sets)
+
+
+def _joined(sets: Iterable[Iterable[str]]) -> dict[str, str]:
+    """Union-find over names; the smallest of them names all."""
     parent: dict[str, str] = {}
 
-    def root(patient: str) -> str:
-        while parent.setdefault(patient, patient) != patient:
-            parent[patient] = parent[parent[patient]]  # halve the path
-            patient = parent[patient]
-        return patient
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = parent[parent[name]]  # halve the path
+            name = parent[name]
+        return name
 
     for group in sets:
-        owners = sorted(set(filter(None, map(owner, group))))
-        for other in owners[1:]:
-            low, high = sorted((root(owners[0]), root(other)))
+        first, *others = sorted(set(group)) or [""]
+        for other in others:
+            low, high = sorted((root(first), root(other)))
             parent[high] = low
-    return {patient: root(patient) for patient in list(parent)}
+    return {name: root(name) for name in list(parent)}

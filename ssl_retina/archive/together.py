@@ -14,7 +14,7 @@ from ssl_retina.archive.settings import Settings
 from ssl_retina.archive.worker import Record
 
 
-def resolve(work: Path, chunks: int, settings: Settings) -> dedup.Resolution:
+def resolve(work: Path, chunks: int, settings: Settings, key: bytes) -> dedup.Resolution:
     """What only the whole archive can tell: what is rare, what is refused, which photographs are one."""
     filters = settings.filters
 
@@ -29,4 +29,5 @@ def resolve(work: Path, chunks: int, settings: Settings) -> dedup.Resolution:
         merged = set(near) - strata.rare if filters.near_duplicates == NearDuplicates.MERGE else set()
         groups = copies.with_near(groups, near, merged)
     groups = dataclasses.replace(groups, counts={**groups.counts, **strata.counts})
-    return dedup.resolve(records, groups, clusters=strata.clusters, rule=settings.rule)
+    rule = dataclasses.replace(settings.rule, secret=key)
+    return dedup.resolve(records, groups, clusters=strata.clusters, rule=rule)
