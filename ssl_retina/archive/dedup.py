@@ -109,26 +109,21 @@ def resolve(
     for one in copied.exact():
         counts.update(_remarks(one))
     conflicts = copied.conflicts()
-    counts["id_conflict"] = copied.samples_in(conflicts)
-    counts["patients"] = len(patients)
+    counts.update(id_conflict=copied.samples_in(conflicts), patients=len(patients))
     devices, unknown = _devices(usage, samples)
     orders = {patient: tuple(sorted(found)) for patient, found in visits.items()}
-    together = copied.together()
-    units = _joined(map(belongs_to, group) for group in together)
-    release = known.release(orders, devices=devices, units=units)
-    told = Counter({device_remark(device): count for device, count in release.devices.items()})
-    told[UNKNOWN_DEVICE] = unknown
+    release = known.release(orders, devices=devices, units=copied.units())
     return Resolution(
         groups=groups,
         keys=copied.keys(),
         copies=copied.copies(),
-        root=roots(together),
+        root=roots(copied.together()),
         conflicts=conflicts,
         visits=orders,
         devices=devices,
         devices_dropped=usage.distinct > DEVICES_LIMIT,
         clusters=clusters,
-        counts=+(counts + told + Counter(release.counts)),
+        counts=+(counts + unknown + _told(release) + Counter(release.counts)),
         release=release,
     )
 
@@ -151,6 +146,10 @@ class _Copied:
     def together(self) -> list[list[Record]]:
         """The records of every group of copies."""
         return [list(members.values()) for members in self._members.values()]
+
+    def units(self) -> dict[str, str]:
+        """Everybody in them -> the name of all who hang together, whatever is known of them."""
+        return _joined(map(belongs_to, group) for group in self.together())
 
     def exact(self) -> list[list[Record]]:
         """The same, near duplicates apart: one list for each sample."""
@@ -191,7 +190,7 @@ class _Copied:
         ]
 
 
-def _devices(usage: Usage, samples: Counter[str | None]) -> tuple[frozenset[str], int]:
+def _devices(usage: Usage, samples: Counter[str | None]) -> tuple[frozenset[str], Counter[str]]:
     """The devices that may be written: they stand in the shards in clear. And how many samples lose theirs.
 
     What a table or a name gives is refused before anything is written (`matching`), and a DICOM file's own
@@ -199,10 +198,15 @@ def _devices(usage: Usage, samples: Counter[str | None]) -> tuple[frozenset[str]
     looks like a person is dropped and counted.
     """
     if usage.distinct > DEVICES_LIMIT:
-        return frozenset(), 0
+        return frozenset(), Counter()
     people = usage.identities()
     known = frozenset(device for device in samples if device is not None)
-    return known - people, sum(samples[device] for device in people)
+    return known - people, Counter({UNKNOWN_DEVICE: sum(samples[device] for device in people)})
+
+
+def _told(release: Release) -> Counter[str]:
+    """What is told about the devices: of those that are written, so that no count gives away another."""
+    return Counter({device_remark(device): count for device, count in release.devices.items()})
 
 
 def device_remark(device: str) -> str:
