@@ -199,7 +199,7 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, 
     chunks = first(archive, out, settings, listener)
     work = archive.job.work
     with listener.during("looking for copies, groups and visits"):
-        resolution = together.resolve(work, chunks, settings)
+        resolution = together.resolve(work, chunks, settings, archive.job.key)
     plan = pack.Plan(work, out, settings.name, settings.samples_per_shard)
     with listener.during("writing the shards") as passing:
         counts = pack.pack(plan, passing(stage.records(work, chunks)), resolution)

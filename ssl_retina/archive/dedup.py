@@ -13,9 +13,10 @@ from ssl_retina.archive.attributes import DEVICES_LIMIT
 from ssl_retina.archive.chunk_store import Record
 from ssl_retina.archive.copies import Groups, same_pixels
 from ssl_retina.archive.devices import Usage
-from ssl_retina.archive.disclosure import PLAIN, Collector, Release, Rule
+from ssl_retina.archive.disclosure import PLAIN, Collector, Release, Rule, belongs_to
 
 DEVICE_REMARK = "of device "
+UNKNOWN_DEVICE = "device_unknown"
 
 Records = Callable[[], Iterable[Record]]
 
@@ -110,21 +111,21 @@ def resolve(
     for one in copied.exact():
         counts.update(_remarks(one))
     conflicts = copied.conflicts()
-    counts["id_conflict"] = copied.samples_in(conflicts)
-    counts["patients"] = len(patients)
-    devices, told = _devices(usage, samples)
-    release = known.release(visits)
+    counts.update(id_conflict=copied.samples_in(conflicts), patients=len(patients))
+    devices, unknown = _devices(usage, samples)
+    orders = {patient: tuple(sorted(found)) for patient, found in visits.items()}
+    release = known.release(orders, devices=devices, units=copied.units())
     return Resolution(
         groups=groups,
         keys=copied.keys(),
         copies=copied.copies(),
         root=roots(copied.together()),
         conflicts=conflicts,
-        visits={patient: tuple(sorted(orders)) for patient, orders in visits.items()},
+        visits=orders,
         devices=devices,
         devices_dropped=usage.distinct > DEVICES_LIMIT,
         clusters=clusters,
-        counts=+(counts + told + Counter(release.counts)),
+        counts=+(counts + unknown + _told(release) + Counter(release.counts)),
         release=release,
     )
 
@@ -147,6 +148,10 @@ class _Copied:
     def together(self) -> list[list[Record]]:
         """The records of every group of copies."""
         return [list(members.values()) for members in self._members.values()]
+
+    def units(self) -> dict[str, str]:
+        """Everybody in them -> the name of all who hang together, whatever is known of them."""
+        return _joined(map(belongs_to, group) for group in self.together())
 
     def exact(self) -> list[list[Record]]:
         """The same, near duplicates apart: one list for each sample."""
@@ -188,19 +193,22 @@ class _Copied:
 
 
 def _devices(usage: Usage, samples: Counter[str | None]) -> tuple[frozenset[str], Counter[str]]:
-    """The devices that are written, and what to tell about them: they stand in the shards in clear.
+    """The devices that may be written: they stand in the shards in clear. And how many samples lose theirs.
 
     What a table or a name gives is refused before anything is written (`matching`), and a DICOM file's own
-    device has a known word (`deidentify`). Who a DICOM file shows is known only here: a value that now looks
-    like a person is dropped and counted.
+    device has known words alone (`deidentify`). Who a DICOM file shows is known only here: a value that now
+    looks like a person is dropped and counted.
     """
-    known = frozenset(device for device in samples if device is not None)
     if usage.distinct > DEVICES_LIMIT:
         return frozenset(), Counter()
     people = usage.identities()
-    told = Counter({device_remark(device): samples[device] for device in known - people})
-    told["device_unknown"] = sum(samples[device] for device in people)
-    return known - people, told
+    known = frozenset(device for device in samples if device is not None)
+    return known - people, Counter({UNKNOWN_DEVICE: sum(samples[device] for device in people)})
+
+
+def _told(release: Release) -> Counter[str]:
+    """What is told about the devices: of those that are written, so that no count gives away another."""
+    return Counter({device_remark(device): count for device, count in release.devices.items()})
 
 
 def device_remark(device: str) -> str:
@@ -235,18 +243,23 @@ def owner(record: Record) -> str | None:
 
 
 def roots(sets: Iterable[list[Record]]) -> dict[str, str]:
-    """Union-find over owners that share a photograph; the smallest pseudonym names the group."""
+    """Owner -> the group's name, of owners that share a photograph."""
+    return _joined(filter(None, map(owner, group)) for group in sets)
+
+
+def _joined(sets: Iterable[Iterable[str]]) -> dict[str, str]:
+    """Union-find over names; the smallest of them names all."""
     parent: dict[str, str] = {}
 
-    def root(patient: str) -> str:
-        while parent.setdefault(patient, patient) != patient:
-            parent[patient] = parent[parent[patient]]  # halve the path
-            patient = parent[patient]
-        return patient
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = parent[parent[name]]  # halve the path
+            name = parent[name]
+        return name
 
     for group in sets:
-        owners = sorted(set(filter(None, map(owner, group))))
-        for other in owners[1:]:
-            low, high = sorted((root(owners[0]), root(other)))
+        first, *others = sorted(set(group)) or [""]
+        for other in others:
+            low, high = sorted((root(first), root(other)))
             parent[high] = low
-    return {patient: root(patient) for patient in list(parent)}
+    return {name: root(name) for name in list(parent)}

@@ -8,31 +8,49 @@ import re
 
 MAKERS = frozenset(
     (
-        *("topcon", "trc", "maestro", "triton", "canon", "cr", "cx", "zeiss", "visucam", "cirrus", "clarus"),
-        *("nidek", "afc", "kowa", "nonmyd", "vx", "optos", "daytona", "optomap", "heidelberg", "spectralis"),
-        *(
-            "hra",
-            "retcam",
-            "natus",
-            "icam",
-            "eidon",
-            "centervue",
-            "drs",
-            "icare",
-            "optovue",
-            "rtvue",
-            "avanti",
-        ),
-        *("optopol", "revo", "tomey", "volk", "remidio", "fop", "optomed", "aurora", "smartscope", "pictor"),
-        *("forus", "nethra", "crystalvue", "nfc", "bosch", "phelcom", "eyer", "dgi", "syseye", "imagenet"),
-        *("silverstone", "california", "monaco", "nw", "dri", "cobra", "visuscout", "visupac", "ff", "plex"),
-        *("elite", "solix", "xephilio", "envisu", "bioptigen", "soct", "copernicus", "hs", "rs", "mirante"),
-        *("imagespectrum", "bluedot", "keeler", "riester", "merge", "kestrel", "horus", "medimaging", "mii"),
-        *("camera", "kamera", "cam", "device", "scanner", "fundus", "oct", "model", "unit", "smartphone"),
+        *("topcon", "trc", "dri", "maestro", "triton", "atlantis", "imagenet", "signal", "canon"),
+        *("xephilio", "dgi", "zeiss", "meditec", "visucam", "visuscout", "visupac", "cirrus"),
+        *("clarus", "stratus", "primus", "plex", "elite", "angioplex", "iolmaster"),
+        *("forum", "nidek", "afc", "mirante", "glauvas", "navis", "kowa", "nonmyd", "optos"),
+        *("daytona", "optomap", "panoramic", "california", "monaco", "silverstone", "heidelberg"),
+        *("spectralis", "heyex", "anterion", "hra", "hrt", "retcam", "natus", "icam", "eidon"),
+        *("centervue", "drs", "drsplus", "icare", "optovue", "rtvue", "avanti", "ivue"),
+        *("ifusion", "solix", "angiovue", "optopol", "revo", "copernicus", "soct", "tomey"),
+        *("casia", "volk", "pictor", "inview", "vistaview", "remidio", "fop", "instaris"),
+        *("optomed", "aurora", "smartscope", "epicam", "forus", "nethra", "crystalvue", "nfc"),
+        *("tonovue", "bosch", "phelcom", "eyer", "syseye", "cobra", "envisu", "bioptigen"),
+        *("imagespectrum", "bluedot", "keeler", "riester", "merge", "kestrel", "horus"),
+        *("medimaging", "mii", "nikon", "retinavue", "hillrom", "huvitz", "hoct", "hfc"),
+        *("mediworks", "microclear", "visionix", "nexy", "robocam", "easyscan", "svision"),
+        *("towardpi", "bmizar", "intalight", "paxos", "eyelike", "iphone", "samsung", "doct"),
+        *("dtx", "txe", "camera", "kamera", "cam", "device", "scanner", "fundus", "oct", "model"),
+        *("unit", "smartphone", "cr", "cx", "vx", "nw", "ff", "hs", "rs"),
     )
 )
-"""Words of makers and models, and plain words for a camera: a value with one of them names a device."""
+"""Words of makers and models, and plain words for a camera: a value needs one of them to name a device."""
 
+FURTHER = frozenset(
+    (
+        *("retina", "retinal", "optical", "coherence", "tomography", "tomograph", "angiograph"),
+        *("angiography", "ophthalmoscope", "ophthalmic", "digital", "mydriatic", "nonmydriatic"),
+        *("non", "hybrid", "confocal", "laser", "slo", "photo", "photography", "photographer"),
+        *("imaging", "system", "systems", "instrument", "engineering", "medical", "technologies"),
+        *("eye", "swept", "source", "widefield", "wide", "ultra", "color", "colour"),
+        *("truecolor", "multicolor", "flex", "module", "handheld", "portable", "pro", "plus"),
+        *("lite", "advance", "advanced", "duo", "prime", "prestige", "alpha", "neo", "compact"),
+        *("shuttle", "scope", "series", "version", "rev", "eos", "mini", "dual", "one", "scan"),
+        *("image", "genesis", "myd", "diii", "classic", "envision", "icon"),
+        *("corporation", "corp", "inc", "gmbh", "ltd", "company", "iii", "vk", "af", "fa", "nm"),
+        *("hd", "xr", "xj", "nx", "wx", "dx", "tx", "ex", "ix", "fx", "sp", "ss", "sd", "hr"),
+        *("iq", "ii", "iv", "ag", "fc", "ia", "ir", "mk"),
+    )
+)
+"""What else names of models hold; two letters that are neither here nor beside a digit may be a surname."""
+
+_HOUSES = re.compile(r"\b(carl zeiss|welch allyn|haag[ -]streit)\b")
+_MARK = re.compile(r"\bmark (?=(i{1,3}|iv|v|\d+)\b)")
+"""Names of people that are in names of devices: the whole of it, or nothing."""
+_WORDS = re.compile(r"[a-z]{3,}|(?<![a-z\d])[a-z]{2}(?![a-z\d]|-\d)")
 _CODE = re.compile(r"[A-Za-z]|[A-Za-z]{0,2}[ ._/+-]?\d{1,4}[A-Za-z]?")
 
 
@@ -45,7 +63,7 @@ def dated(text: str) -> bool:
 
 
 def is_plain(device: str) -> bool:
-    """Whether a value has a maker's word or is a code such as `B` or `CX-1`, so that it is no one's name."""
+    """Whether a value has known words alone or is a code (`B`, `CX-1`), so that it is no one's name."""
     return _is_maker(device) or _CODE.fullmatch(device) is not None
 
 
@@ -72,7 +90,7 @@ class Usage:
         return len(self._patients)
 
     def identities(self) -> frozenset[str]:
-        """The values that look like people: without a maker's word, and not shared by two known patients.
+        """The values that look like people: with a word that no maker uses, not shared by two known patients.
 
         A value that is shared shows that it is no identity. Words: where more than two stand alone, or at
         least half as many as patients carry one; codes (`B`, `D-12`): where both hold.
@@ -87,4 +105,7 @@ class Usage:
 
 
 def _is_maker(device: str) -> bool:
-    return not MAKERS.isdisjoint(re.findall(r"[a-z]+", device.casefold()))
+    """Whether a maker's word is there and no unknown one: `Topcon` before a surname excuses nothing."""
+    text = _MARK.sub(" ", _HOUSES.sub("device", device.casefold()))
+    known = MAKERS.union(FURTHER).issuperset(_WORDS.findall(text))
+    return known and not MAKERS.isdisjoint(re.findall(r"[a-z]+", text))

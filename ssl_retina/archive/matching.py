@@ -113,7 +113,7 @@ def _refuse_identities(stated: Stated) -> None:
     if people:
         raise InputError(
             f"the devices that --table or --pattern gives look like patients: {len(people)} of "
-            f"{usage.distinct} values hold no maker's name and are not shared by several known patients. "
+            f"{usage.distinct} values hold words of no maker and are not shared by several known patients. "
             "Shards carry devices as they stand. Take them from elsewhere, leave them out, or name them with "
             "a plain word, such as 'camera 1'"
         )

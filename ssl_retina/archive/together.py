@@ -14,7 +14,7 @@ from ssl_retina.archive.filters import NearDuplicates
 from ssl_retina.archive.settings import Settings
 
 
-def resolve(work: Path, chunks: int, settings: Settings) -> dedup.Resolution:
+def resolve(work: Path, chunks: int, settings: Settings, key: bytes) -> dedup.Resolution:
     """What only the whole archive can tell: what is rare, what is refused, which photographs are one."""
     filters = settings.filters
 
@@ -31,5 +31,6 @@ def resolve(work: Path, chunks: int, settings: Settings) -> dedup.Resolution:
         groups = copies.with_near(groups, near, merged)
     groups = dataclasses.replace(groups, counts={**groups.counts, **strata.counts})
     rare = frozenset(groups.original.get(number, number) for number in strata.rare)
-    resolution = dedup.resolve(records, groups, clusters=strata.clusters, rule=settings.rule)
+    rule = dataclasses.replace(settings.rule, secret=key)
+    resolution = dedup.resolve(records, groups, clusters=strata.clusters, rule=rule)
     return dataclasses.replace(resolution, rare=rare if filters.rare else None)

@@ -31,16 +31,22 @@ REMARKS = {
     "rare": "files of the rare stratum",
     "rare_spared": "files of the rare stratum that --min-quality would have rejected: kept",
     "no_field_of_view": "photographs without a found field of view: nothing of them was made black",
-    "device_unknown": "photographs whose device was dropped: no maker's word, or it looks like a person",
+    "device_unknown": "photographs whose device was dropped: words of no maker, or it looks like a person",
     "unknown_age": "cells of the age column that are no years",
     "unknown_sex": "cells of the sex column that are none of F, M, female, male",
     "suppressed_age": "photographs whose age was made unknown: fewer than k patients share what is known",
     "suppressed_sex": "photographs whose sex was made unknown too",
     "suppressed_visit": "photographs whose visit was made unknown too",
     "suppressed_device": "photographs whose device was made unknown too",
+    "below_k": "patients in all, fewer than k: age, sex, visit and device of all of them were made unknown",
     "visit_unknown": "photographs added to patients whose earlier visits the archive tells otherwise now",
     "devices_dropped": "more than 64 different devices: that is free text, none was written",
 }
+
+WARNINGS = {
+    "below_k": "so few patients cannot be k: the set is not k-anonymous. Add patients, or keep it to yourself"
+}
+"""Remarks after which something is to be done."""
 
 LEFT_OUT = ("not_selected", "skipped_by_recipe")
 """Reasons of files that were to be left out: no sign of a wrong folder."""
@@ -86,6 +92,8 @@ def summary(totals: "Totals", out: Path, advice: Sequence[str]) -> dict[str, Any
         console.note("WARNING: more than half of the files were rejected: is this the right folder?")
     for remark, count in sorted(totals.remarks.items()):
         console.note(f"  {count:,} {REMARKS.get(remark, remark)}")
+        if remark in WARNINGS:
+            console.note(f"WARNING: {WARNINGS[remark]}")
     for one in lines:
         console.note(f"  {one.sentence()}")
     if not totals.patients:

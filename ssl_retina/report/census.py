@@ -21,11 +21,12 @@ class Census:
     """Counts of one set.
 
     columns: for each of COLUMNS that the samples have, how many have each word. visits, photographs: how many
-    patients have 1, 2, ... of them, as far as known. smallest: how few patients share one combination of
-    device, age, sex and number of visits; k-anonymity as anybody who has the shards can count it. aliases:
-    further files of the same pixels. near: photographs that are marked as near duplicates of another. shared:
-    photographs that lie under several patients, near duplicates included. strata: (device, cluster or rare;
-    word) -> `kept`, `copies` (further files of the same pixels), `near`, and how many are of each quality.
+    patients have 1, 2, ... of them, as far as known. smallest: how few patients share all that is written of
+    their photographs' devices, ages, sexes and visits; k-anonymity as anybody who has the shards can count
+    it. aliases: further files of the same pixels. near: photographs that are marked as near duplicates of
+    another. shared: photographs that lie under several patients, near duplicates included. strata: (device,
+    cluster or rare; word) -> `kept`, `copies` (further files of the same pixels), `near`, and how many are of
+    each quality.
     """
 
     samples: int
@@ -46,7 +47,7 @@ class _Counts:
     columns: dict[str, Counter[str]] = field(default_factory=dict)
     visits: dict[int, set[int]] = field(default_factory=dict)
     photographs: Counter[int] = field(default_factory=Counter)
-    combinations: dict[int, set[tuple[Any, ...]]] = field(default_factory=dict)
+    rows: dict[int, set[tuple[Any, ...]]] = field(default_factory=dict)
     groups: set[int] = field(default_factory=set)
     aliases: int = 0
     near: int = 0
@@ -56,7 +57,7 @@ class _Counts:
     def add(self, row: int, facts: Facts, cluster: str = UNKNOWN) -> None:
         """Count one sample, in the cluster that the table has it in.
 
-        A sample without a patient stands for somebody else: a negative number.
+        A sample without a patient stands for its group, which is somebody else.
         """
         for name in COLUMNS:
             if name in facts:
@@ -65,19 +66,21 @@ class _Counts:
                     word = word.get("class")
                 known = str(word) if word not in (None, "") else UNKNOWN if name != "split" else UNDECLARED
                 self.columns.setdefault(name, Counter())[known] += 1
-        patient = facts.get("patient")
-        who = shards.group_number(patient) if isinstance(patient, str) else -1 - row
-        if who >= 0 and isinstance(facts.get("visit"), int):
-            self.visits.setdefault(who, set()).add(facts["visit"])
-        self.combinations.setdefault(who, set()).add(
-            (facts.get("device"), facts.get("age"), facts.get("sex"))
-        )
-        self.groups.add(shards.group_number(str(facts.get("group", row))))
+        patient, visit = facts.get("patient"), facts.get("visit")
+        visit = visit if isinstance(visit, int) else None
+        if isinstance(patient, str) and visit is not None:
+            self.visits.setdefault(shards.group_number(patient), set()).add(visit)
+        group = shards.group_number(str(facts.get("group", row)))
+        self.groups.add(group)
         others = [one for one in facts.get("aliases", ()) if isinstance(one, dict)]
         self.aliases += len(others)
         named = (one.get("patient") for one in (facts, *others))
         owners = {one for one in named if isinstance(one, str)}
-        self.photographs.update(shards.group_number(one) for one in owners)
+        numbers = {shards.group_number(one) for one in owners}
+        self.photographs.update(numbers)
+        for who in numbers or {group}:
+            combination = (facts.get("device"), facts.get("age"), facts.get("sex"), visit)
+            self.rows.setdefault(who, set()).add(combination)
         self.near += bool(facts.get("near"))
         self.shared += len(owners) > 1 or bool(facts.get("id_conflict"))
         self._add_to_strata(facts, cluster, copies=len(others))
@@ -92,12 +95,8 @@ class _Counts:
             self.strata.setdefault(stratum, Counter()).update(seen)
 
     def smallest(self) -> int | None:
-        """Patients of the rarest combination."""
-        sizes: Counter[tuple[Any, ...]] = Counter()
-        for who, combinations in self.combinations.items():
-            number = len(self.visits.get(who, ()))
-            sizes.update((*one, number) for one in combinations)
-        return min(sizes.values(), default=None)
+        """Patients of the rarest kind: a patient's whole set of rows counts, over all their photographs."""
+        return min(Counter(map(frozenset, self.rows.values())).values(), default=None)
 
 
 def take(index: Index) -> Census:

@@ -26,7 +26,8 @@ USE = ("title", "licence", "consent", "citation", "page")
 LIMITS = (
     "The set is pseudonymised, not anonymous: a fundus photograph identifies an eye. Keep this page as you "
     "keep the shards: it shows some.",
-    "k-anonymity counts device, age, sex and number of visits alone; what the pictures show is not in it.",
+    "k-anonymity counts device, age, sex and visits alone; what the pictures show is not in it, nor how many "
+    "photographs a patient has.",
     "Letters in the pixels are looked for in scans and in photographs without a rim alone; damage that still "
     "decodes is not detected.",
     "Counts are of photographs, not of people, unless patients are named.",

@@ -115,6 +115,7 @@ def _overlaid(path: Path) -> None:
     data.add_new(0x60000022, "LO", WORD)
     data.add_new(0x60001500, "LO", WORD)
     data.add_new(0x60003000, "OW", WORD.encode() + b"\0" * (len(WORD) % 2))
+    data.ManufacturerModelName = f"CAM {NAME}"
     data.OtherPatientNames, data.AccessionNumber, data.StudyID = NAME, RECORD, RECORD
     data.preamble = WORD.encode().ljust(128, b"\0")[:128]
     data.save_as(path)

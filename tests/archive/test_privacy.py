@@ -87,7 +87,7 @@ def _dicom(path: Path, pixels: np.ndarray) -> None:
     data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     data.PatientName, data.PatientID, data.PatientBirthDate = f"{NAME}^JANE", RECORD, BIRTH
     data.StudyDate, data.ImageComments, data.InstitutionName = BIRTH, WORD, NAME
-    data.ManufacturerModelName, data.DeviceSerialNumber = f"{NAME} 1", RECORD
+    data.ManufacturerModelName, data.DeviceSerialNumber = f"Topcon {NAME}", RECORD
     data.Modality, data.ImageLaterality = "OP", "L"
     inner = Dataset()
     inner.RequestingPhysician, inner.PatientComments = NAME, WORD

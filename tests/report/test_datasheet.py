@@ -1,5 +1,6 @@
 """The datasheet and its Croissant twin: the numbers of the set, no pseudonym; mlcroissant reads it."""
 
+import dataclasses
 import json
 import re
 import warnings
@@ -65,15 +66,32 @@ def test_quality_is_counted_by_its_class_and_near_duplicates_as_such() -> None:
 
 
 def test_k_anonymity_is_counted_by_its_definition(index: Index) -> None:
-    """A patient is in the class of every combination that their photographs show."""
-    classes: dict[tuple[Any, ...], set[str]] = {}
+    """Patients are alike where the sets of rows that their photographs show are."""
+    rows: dict[str, set[tuple[Any, ...]]] = {}
     for number in range(40):
         facts = factory.facts(number, patients=7)
-        visits = len({factory.facts(other, patients=7)["visit"] for other in range(number % 7, 40, 7)})
-        classes.setdefault((facts["device"], visits), set()).add(facts["patient"])
+        rows.setdefault(facts["patient"], set()).add((facts["device"], facts["visit"]))
     counts = census.take(index)
-    assert counts.smallest == min(map(len, classes.values()))
-    assert f"shared by at least {counts.smallest} patients" in _text(datasheet.render(index, counts))
+    assert counts.smallest == min(sum(other == own for other in rows.values()) for own in rows.values())
+    assert "the only one with their device" in _text(datasheet.render(index, counts))
+    three = dataclasses.replace(counts, smallest=3)
+    assert "shared by at least 3 patients" in _text(datasheet.render(index, three))
+
+
+def test_k_anonymity_counts_patients_by_all_their_photographs_and_slices_as_one() -> None:
+    """Two with A and B, two with A alone; who shares a photograph of B has B too."""
+    shown = [(0, "A"), (0, "B"), (1, "A"), (1, "B"), (2, "A"), (3, "A")]
+    counts = census._Counts()
+    for row, (patient, device) in enumerate(shown):
+        counts.add(row, factory.facts(patient) | {"patient": f"p{patient}", "device": device, "visit": None})
+    assert counts.smallest() == 2
+    shared = {"aliases": [{"patient": "p2"}], "patient": "p1", "device": "B", "visit": None}
+    counts.add(6, factory.facts(6) | shared)
+    assert counts.smallest() == 1
+    for row in (7, 8):
+        sliced = {"patient": None, "group": "file", "aliases": [], "device": "C", "visit": None}
+        counts.add(row, factory.facts(row) | sliced)
+    assert len(counts.rows) == 5
 
 
 def test_no_pseudonym_and_no_address_is_asked_for(index: Index) -> None:
