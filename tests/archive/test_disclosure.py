@@ -171,13 +171,15 @@ def test_f103_slices_of_a_file_without_a_patient_are_one() -> None:
     assert release.smallest == 5
 
 
+def _row(number: int, **known: Any) -> dict[str, Any]:
+    nothing = {"visit_order": None, "volume": None, "slice": None, "slices": None, "remarks": [], "notes": []}
+    own = {"device": "Topcon", "pixels_sha256": f"{number:064x}"}
+    return {**factory.facts(number, patients=1000), **nothing, **own, **known}
+
+
 def test_f103_patients_who_share_a_photograph_have_one_level() -> None:
-    """Patient 1 has a device of their own; patient 0 has the same photograph, and others beside it."""
-    rows = [
-        {**factory.facts(number, patients=1000), "visit_order": None, "volume": None, "slice": None}
-        | {"slices": None, "remarks": [], "notes": [], "device": "Topcon", "pixels_sha256": f"{number:064x}"}
-        for number in range(40)
-    ]
+    """Patient 1 has a device of their own, and a photograph together with patient 39."""
+    rows = [_row(number) for number in range(40)]
     rows[1]["device"] = "Canon"
     rows.append({**rows[39], "patient": rows[1]["patient"], "key": rows[1]["key"][::-1]})
     found = dedup.resolve(lambda: rows, rule=Rule(5, secret=b"1"))
@@ -185,6 +187,31 @@ def test_f103_patients_who_share_a_photograph_have_one_level() -> None:
     assert (written[1]["device"], written[39]["device"]) == (None, None)
     assert [alias["patient"] for alias in written[39]["aliases"]] == [rows[1]["patient"]]
     assert not any("Canon" in name for name in found.counts)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_f103_shared_photographs_are_all_their_patients(seed: int) -> None:
+    """As anyone with the shards counts, aliases included."""
+    draw = random.Random(seed)
+    rows = [
+        _row(
+            number,
+            patient=f"p{draw.randrange(120):03d}",
+            pixels_sha256=f"{draw.choice([number, number, number, draw.randrange(number + 1)]):064x}",
+            device=draw.choice(["Topcon"] * 30 + ["Canon"]),
+            sex=draw.choice(["female"] * 20 + ["male"]),
+        )
+        for number in range(150)
+    ]
+    found = dedup.resolve(lambda: rows, rule=Rule(5))
+    shown: dict[str, set[tuple[Any, ...]]] = {}
+    for number, row in enumerate(rows):
+        if number not in found.groups.original:
+            sample = found.sample(number, row)
+            for patient in {one["patient"] for one in (sample, *sample["aliases"])}:
+                shown.setdefault(patient, set()).add((sample["device"], sample["sex"]))
+    smallest = min(sum(other == own for other in shown.values()) for own in shown.values())
+    assert found.release.smallest == smallest >= 5
 
 
 def test_f103_the_day_goes_with_the_visit() -> None:

@@ -151,6 +151,11 @@ def test_rejected_slices_of_a_withdrawn_volume_keep_their_reason_alone(tmp_path:
         **{"key": line["key"], "file": file_key, "outcome": "rejected", "reason": "truncated"},
         **{"detail": "", "source": ""},
     }
+    (tmp_path / "archive" / "later.dcm").write_bytes(file(volume(1, PatientID="4711")))
+    settings = Settings(key_file=tmp_path / "key", processes=1)
+    assert append(tmp_path / "archive", out, settings, Listener()).reasons["withdrawn"] == 3
+    late = _ledger(out)[pseudonyms.image(factory.KEY, "later.dcm")]
+    assert (late["reason"], late["source"], "patient" in late) == ("withdrawn", "", False)
 
 
 def test_pages_about_the_set_are_not_those_of_before_an_append(made: Path) -> None:
