@@ -1,11 +1,11 @@
 """The verb `shard`: raw files -> de-identified shards. Registers `inspect` and `withdraw` too."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,7 @@ from ssl_retina.archive.filters import Balance, Filters, NearDuplicates
 from ssl_retina.cli import archive_words, console, inspect, withdraw
 
 if TYPE_CHECKING:
-    from ssl_retina.archive.settings import Totals
+    from ssl_retina.archive.settings import Listener, Totals
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -190,7 +190,6 @@ def shard(
     from ssl_retina.archive.encode import Encoding
     from ssl_retina.archive.selection import Selection
     from ssl_retina.archive.table import parse_map
-    from ssl_retina.report.pages import complete as complete_pages
 
     way = _way(part, append=append, merge=merge, id_map=id_map)
     settings = build.Settings(
@@ -221,12 +220,20 @@ def shard(
         totals = way(source, out, settings, listener)
     if isinstance(totals, int):
         archive_words.slice_made(str(part), totals)
+        result = {"slice": part, "files": totals}
     else:
-        with listener.during("making the datasheet"):
-            complete_pages(out)
-        counts = archive_words.summary(totals, out, advice)
+        result = _told(totals, out, listener, advice)
     if json:
-        console.result({"slice": part, "files": totals} if isinstance(totals, int) else counts)
+        console.result(result)
+
+
+def _told(totals: "Totals", out: Path, listener: "Listener", advice: Sequence[str]) -> dict[str, Any]:
+    """Make the pages of a set and tell what became of every file; the object of `--json`."""
+    from ssl_retina.report import pages
+
+    with listener.during("making the datasheet"):
+        pages.complete(out)
+    return archive_words.summary(totals, out, advice)
 
 
 def _way(
