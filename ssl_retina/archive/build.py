@@ -12,26 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ssl_retina import files, pseudonyms, shard_index, shards
-from ssl_retina.archive import (
-    dedup,
-    idmap,
-    longtail,
-    matching,
-    output,
-    pack,
-    pattern,
-    provenance,
-    recipe,
-    site_key,
-    slices,
-    stage,
-    table,
-    together,
-)
-from ssl_retina.archive.matching import Stated
+from ssl_retina.archive import dedup, longtail, output, pack, provenance, recipe, slices, stage, together
+from ssl_retina.archive.identity import idmap, site_key
 from ssl_retina.archive.rejection import IO
 from ssl_retina.archive.scan import Found, scan
 from ssl_retina.archive.settings import Listener, Settings, Totals
+from ssl_retina.archive.statements import matching, pattern, table
+from ssl_retina.archive.statements.matching import Stated
 from ssl_retina.archive.telling import Progress
 from ssl_retina.archive.worker import Job
 from ssl_retina.errors import InputError

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.found import Found
+from ssl_retina.archive.statements.attributes import Attributes
 
 Record = dict[str, Any]
 

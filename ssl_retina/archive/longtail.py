@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssl_retina.archive import disclosure, features, quality
 from ssl_retina.archive.chunk_store import Record
-from ssl_retina.archive.copies import REPEATED
 from ssl_retina.archive.dedup import Resolution
+from ssl_retina.archive.duplicates.copies import REPEATED
 from ssl_retina.archive.filters import Filters
+from ssl_retina.archive.identity import disclosure
+from ssl_retina.archive.pixels import features, quality
 from ssl_retina.positions import UNKNOWN
 
 LOW_QUALITY = "quality"

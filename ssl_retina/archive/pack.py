@@ -17,8 +17,8 @@ from webdataset import TarWriter
 from ssl_retina import files, shards
 from ssl_retina.archive import chunk_store
 from ssl_retina.archive.chunk_store import Record
-from ssl_retina.archive.copies import REPEATED
 from ssl_retina.archive.dedup import Resolution
+from ssl_retina.archive.duplicates.copies import REPEATED
 from ssl_retina.errors import StateError
 
 OWNER = "bigdata"

@@ -15,10 +15,11 @@ from typing import Any
 from PIL import features
 
 from ssl_retina import pseudonyms, shards
-from ssl_retina.archive import ocr, recipe
+from ssl_retina.archive import recipe
 from ssl_retina.archive.found import Found
-from ssl_retina.archive.matching import Stated
+from ssl_retina.archive.pixels import ocr
 from ssl_retina.archive.settings import Settings
+from ssl_retina.archive.statements.matching import Stated
 
 TOOLS = ("ssl-retina", "numpy", "pillow", "pydicom")
 EXTRAS = ("python-gdcm", "pylibjpeg", "pyjpegls", *ocr.PACKAGES)

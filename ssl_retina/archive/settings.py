@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ssl_retina.archive import ocr
-from ssl_retina.archive.disclosure import DATES, Rule
-from ssl_retina.archive.encode import Encoding
 from ssl_retina.archive.filters import Filters
+from ssl_retina.archive.identity.disclosure import DATES, Rule
+from ssl_retina.archive.pixels import ocr
+from ssl_retina.archive.pixels.encode import Encoding
 from ssl_retina.archive.recipe import Recipe
 from ssl_retina.archive.selection import Selection
 from ssl_retina.errors import InputError

@@ -13,8 +13,8 @@ from pathlib import Path
 from ssl_retina.archive import chunk_store, process, worker
 from ssl_retina.archive.chunk_store import Chunk, Record
 from ssl_retina.archive.found import Found
-from ssl_retina.archive.matching import Stated
 from ssl_retina.archive.rejection import IO, UNEXPECTED
+from ssl_retina.archive.statements.matching import Stated
 from ssl_retina.archive.worker import Job
 from ssl_retina.errors import BadInputLimitError, StateError
 

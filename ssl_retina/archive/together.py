@@ -8,8 +8,9 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from ssl_retina.archive import copies, dedup, longtail, looks, stage
+from ssl_retina.archive import dedup, longtail, stage
 from ssl_retina.archive.chunk_store import Record
+from ssl_retina.archive.duplicates import copies, looks
 from ssl_retina.archive.filters import NearDuplicates
 from ssl_retina.archive.settings import Settings
 

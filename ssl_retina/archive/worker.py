@@ -15,25 +15,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ssl_retina import files, pseudonyms
-from ssl_retina.archive import (
-    clean,
-    containers,
-    deidentify,
-    features,
-    fingerprint,
-    look,
-    ocr,
-    quality,
-    readers,
-    text,
-)
-from ssl_retina.archive.attributes import Attributes
+from ssl_retina.archive import containers, fingerprint, readers
 from ssl_retina.archive.chunk_store import Chunk, Record, identity, images_path, records_path
-from ssl_retina.archive.encode import Encoding, encode
 from ssl_retina.archive.found import Found
+from ssl_retina.archive.identity import deidentify
 from ssl_retina.archive.picture import WHOLE, Part, Picture, Place
+from ssl_retina.archive.pixels import clean, features, look, ocr, quality, text
+from ssl_retina.archive.pixels.encode import Encoding, encode
 from ssl_retina.archive.rejection import IO, WITHDRAWN, Rejected, Unforeseen
 from ssl_retina.archive.selection import EVERYTHING, Selection
+from ssl_retina.archive.statements.attributes import Attributes
 
 PAUSES = (0.02, 0.1)
 """Seconds before a file that could not be read is tried again."""

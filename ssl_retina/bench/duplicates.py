@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ssl_retina.archive import clean, look, near, readers
+from ssl_retina.archive import readers
+from ssl_retina.archive.duplicates import near
+from ssl_retina.archive.pixels import clean, look
 from ssl_retina.archive.rejection import Rejected
 from ssl_retina.archive.scan import scan
 from ssl_retina.errors import InputError

@@ -19,9 +19,10 @@ from typing import Any
 from PIL import Image, ImageOps
 from threadpoolctl import threadpool_limits
 
-from ssl_retina.archive import chunk_store, clean, containers, features, look, quality, readers, text, worker
-from ssl_retina.archive.encode import Encoding, encode
+from ssl_retina.archive import chunk_store, containers, readers, worker
 from ssl_retina.archive.found import Found
+from ssl_retina.archive.pixels import clean, features, look, quality, text
+from ssl_retina.archive.pixels.encode import Encoding, encode
 from ssl_retina.archive.readers import images
 from ssl_retina.archive.rejection import Rejected
 from ssl_retina.archive.scan import scan

@@ -187,9 +187,9 @@ def shard(
     """Turn an archive into de-identified WebDataset shards; a second start continues a killed one."""
     from ssl_retina.archive import build
     from ssl_retina.archive import recipe as recipes
-    from ssl_retina.archive.encode import Encoding
+    from ssl_retina.archive.pixels.encode import Encoding
     from ssl_retina.archive.selection import Selection
-    from ssl_retina.archive.table import parse_map
+    from ssl_retina.archive.statements.table import parse_map
 
     way = _way(part, append=append, merge=merge, id_map=id_map)
     settings = build.Settings(
@@ -240,8 +240,8 @@ def _way(
     part: str | None, *, append: bool, merge: bool, id_map: Path | None
 ) -> "Callable[..., Totals | int]":
     """What makes the shards; a slice gives the number of its files."""
-    from ssl_retina.archive import append as grown
     from ssl_retina.archive import build, slices
+    from ssl_retina.archive.revision import append as grown
     from ssl_retina.errors import InputError
 
     if (part is not None) + append + merge > 1 or (id_map is not None and (append or part is not None)):

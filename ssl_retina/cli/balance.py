@@ -8,7 +8,7 @@ import typer
 from ssl_retina.cli import console, options
 
 if TYPE_CHECKING:
-    from ssl_retina.archive.balance import Balanced
+    from ssl_retina.archive.revision.balance import Balanced
 
 EPILOG = "Example: ssl-retina balance out/shards --embeddings out/features.parquet"
 
@@ -33,7 +33,7 @@ def balance(
     Runs that are trained on the set know it by its index: finish them first. The rare stratum stays as the
     archive step chose it. Killed, the same command finishes.
     """
-    from ssl_retina.archive import balance as archive
+    from ssl_retina.archive.revision import balance as archive
     from ssl_retina.errors import InputError
     from ssl_retina.report import pages
 

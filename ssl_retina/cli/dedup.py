@@ -25,7 +25,7 @@ def dedup(
 ) -> None:
     """List samples with the same pixels as one of another set, or resized, cropped, lit, mirrored copies."""
     from ssl_retina import files, shards
-    from ssl_retina.archive import against as comparison
+    from ssl_retina.archive.duplicates import against as comparison
     from ssl_retina.errors import InputError
 
     own, other = shards.read_index(folder), shards.read_index(against)

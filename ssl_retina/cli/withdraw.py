@@ -9,7 +9,7 @@ import typer
 from ssl_retina.cli import console, options
 
 if TYPE_CHECKING:
-    from ssl_retina.archive.withdraw import Withdrawal
+    from ssl_retina.archive.revision.withdraw import Withdrawal
     from ssl_retina.release.exposure import Exposed
 
 
@@ -36,7 +36,7 @@ def withdraw(
 
     Example: ssl-retina withdraw out/shards --patient 65 --runs runs
     """
-    from ssl_retina.archive import withdraw as archive
+    from ssl_retina.archive.revision import withdraw as archive
     from ssl_retina.archive.settings import Listener
     from ssl_retina.release import exposure
     from ssl_retina.report import pages

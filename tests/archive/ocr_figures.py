@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ssl_retina.archive import clean, ocr, readers
+from ssl_retina.archive import readers
 from ssl_retina.archive.picture import Pixels
+from ssl_retina.archive.pixels import clean, ocr
 from ssl_retina.archive.rejection import Rejected
 
 HEIGHTS = (8, 12, 16, 24)

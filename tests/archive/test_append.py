@@ -11,9 +11,9 @@ from killing import Bomb, killed
 from photographs import contents, damage_of, samples_of, save, shard, write_table
 
 from ssl_retina import pseudonyms, shards
-from ssl_retina.archive.append import append
 from ssl_retina.archive.build import Listener, Settings
-from ssl_retina.archive.withdraw import withdraw
+from ssl_retina.archive.revision.append import append
+from ssl_retina.archive.revision.withdraw import withdraw
 from ssl_retina.errors import StateError
 
 OLD = [(f"m{number:02d}.png", number, f"P{number // 2}") for number in range(8)]

@@ -14,11 +14,11 @@ from photographs import contents, damage_of, save, shard, write_table
 from typer.testing import CliRunner
 
 from ssl_retina import shards
-from ssl_retina.archive import balance
-from ssl_retina.archive.append import append
 from ssl_retina.archive.build import Listener, Settings
 from ssl_retina.archive.filters import Balance, Filters
-from ssl_retina.archive.withdraw import withdraw
+from ssl_retina.archive.revision import balance
+from ssl_retina.archive.revision.append import append
+from ssl_retina.archive.revision.withdraw import withdraw
 from ssl_retina.cli import app
 from ssl_retina.data import inspection
 from ssl_retina.errors import InputError, ShardError, StateError

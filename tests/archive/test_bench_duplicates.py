@@ -7,7 +7,7 @@ import pytest
 from test_near import eye
 from typer.testing import CliRunner
 
-from ssl_retina.archive import near
+from ssl_retina.archive.duplicates import near
 from ssl_retina.bench import duplicates as bench
 from ssl_retina.cli import app
 from ssl_retina.errors import InputError

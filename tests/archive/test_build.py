@@ -13,7 +13,7 @@ from photographs import contents, save, shard, write_table
 from ssl_retina import files, pseudonyms, shards
 from ssl_retina.archive import build as build_module
 from ssl_retina.archive import chunk_store, dedup, pack, process, stage, worker
-from ssl_retina.archive.encode import Encoding
+from ssl_retina.archive.pixels.encode import Encoding
 from ssl_retina.archive.scan import Found
 from ssl_retina.errors import BadInputLimitError, InputError, StateError
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from ssl_retina.archive import readers
-from ssl_retina.archive.clean import Cleaned, clean, pixels_sha256
-from ssl_retina.archive.encode import Encoding, encode
+from ssl_retina.archive.pixels.clean import Cleaned, clean, pixels_sha256
+from ssl_retina.archive.pixels.encode import Encoding, encode
 from ssl_retina.archive.rejection import Rejected
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from ssl_retina import pseudonyms
 from ssl_retina.archive import dedup
-from ssl_retina.archive.attributes import Attributes
-from ssl_retina.archive.deidentify import Identity, identify
+from ssl_retina.archive.identity.deidentify import Identity, identify
 from ssl_retina.archive.picture import WHOLE
+from ssl_retina.archive.statements.attributes import Attributes
 
 
 def _identify(stated: Attributes | None, facts: dict[str, str], path: str = "a/1.dcm") -> Identity:

@@ -10,8 +10,9 @@ import pytest
 from photographs import contents, damage_of, samples_of, save, shard, write_table
 
 from ssl_retina import pseudonyms, shards
-from ssl_retina.archive import attributes, dedup
-from ssl_retina.archive.disclosure import ORDER, Collector, Release, Rule
+from ssl_retina.archive import dedup
+from ssl_retina.archive.identity.disclosure import ORDER, Collector, Release, Rule
+from ssl_retina.archive.statements import attributes
 from ssl_retina.cli import archive_words
 from ssl_retina.errors import InputError
 from ssl_retina.report import pages

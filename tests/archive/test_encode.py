@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_retina.archive.encode import Encoding, encode
+from ssl_retina.archive.pixels.encode import Encoding, encode
 from ssl_retina.archive.readers import images
 
 

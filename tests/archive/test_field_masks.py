@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from ssl_retina.archive import clean as cleaning
-from ssl_retina.archive.clean import clean
+from ssl_retina.archive.pixels import clean as cleaning
+from ssl_retina.archive.pixels.clean import clean
 from ssl_retina.synthetic.cameras import CAMERAS, field_mask
 from ssl_retina.synthetic.cohort import Shot, draw_cohort
 from ssl_retina.synthetic.photograph import draw_photograph

@@ -12,10 +12,11 @@ from photographs import contents, damage_of, samples_of, save, shard, write_tabl
 from test_near import COPIES, eye
 
 from ssl_retina import pseudonyms, shards
-from ssl_retina.archive import against, look, near
-from ssl_retina.archive.append import append
 from ssl_retina.archive.build import Listener, Settings, Totals
-from ssl_retina.archive.near_again import Growing
+from ssl_retina.archive.duplicates import against, near
+from ssl_retina.archive.duplicates.near_again import Growing
+from ssl_retina.archive.pixels import look
+from ssl_retina.archive.revision.append import append
 
 OLD = {
     "m0": ("P0", eye(0)),

@@ -13,8 +13,8 @@ from photographs import damage_of, samples_of, save, shard, write_table
 
 from ssl_retina import pseudonyms, shards
 from ssl_retina.archive.build import Listener, Settings, build
+from ssl_retina.archive.revision.withdraw import withdraw
 from ssl_retina.archive.selection import Selection
-from ssl_retina.archive.withdraw import withdraw
 from ssl_retina.errors import StateError
 
 FIRST, SECOND = oct_files.PATIENT.decode(), "SECOND-8"

@@ -12,8 +12,9 @@ from photographs import samples_of, shard, write_table
 from PIL import Image, ImageOps
 
 from ssl_retina import pseudonyms, shards
-from ssl_retina.archive import look, near
-from ssl_retina.archive.clean import clean
+from ssl_retina.archive.duplicates import near
+from ssl_retina.archive.pixels import look
+from ssl_retina.archive.pixels.clean import clean
 
 SIZE = 256
 

@@ -9,9 +9,9 @@ from photographs import damage_of, samples_of, shard, write_table
 from test_near import COPIES, eye
 
 from ssl_retina import pseudonyms
-from ssl_retina.archive.append import append
 from ssl_retina.archive.build import Listener, Settings
-from ssl_retina.archive.withdraw import withdraw
+from ssl_retina.archive.revision.append import append
+from ssl_retina.archive.revision.withdraw import withdraw
 
 ROWS = [("a.png", "A"), ("b.png", "B"), ("c.png", "C"), ("d.png", "D")]
 """a is the largest: b and c are copies of it under other patients; d is another eye."""

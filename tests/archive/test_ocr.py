@@ -11,7 +11,8 @@ from photographs import contents, shard
 from PIL import Image, ImageDraw, ImageFont
 
 from ssl_retina import shards
-from ssl_retina.archive import clean, ocr, worker
+from ssl_retina.archive import worker
+from ssl_retina.archive.pixels import clean, ocr
 from ssl_retina.archive.settings import Settings
 from ssl_retina.errors import InputError
 

@@ -6,12 +6,13 @@ import pytest
 from photographs import samples_of, save, shard, write_table
 
 from ssl_retina import pseudonyms
-from ssl_retina.archive import build, recipe, table
-from ssl_retina.archive.append import append
+from ssl_retina.archive import build, recipe
 from ssl_retina.archive.build import Listener, Settings
+from ssl_retina.archive.revision.append import append
+from ssl_retina.archive.revision.withdraw import withdraw
 from ssl_retina.archive.settings import Totals
 from ssl_retina.archive.slices import parse
-from ssl_retina.archive.withdraw import withdraw
+from ssl_retina.archive.statements import table
 from ssl_retina.cli.archive_words import REMARKS
 from ssl_retina.errors import InputError, StateError
 

@@ -10,7 +10,7 @@ import pytest
 from photographs import save, shard, write_table
 
 from ssl_retina.archive.build import Listener, Settings, build
-from ssl_retina.archive.withdraw import withdraw
+from ssl_retina.archive.revision.withdraw import withdraw
 from ssl_retina.report import datasheet
 from ssl_retina.shards import read_index
 

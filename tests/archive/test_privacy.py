@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from ssl_retina.archive import stage
-from ssl_retina.archive.encode import Encoding
+from ssl_retina.archive.pixels.encode import Encoding
 
 CANARIES = ("Zywickovna", "QX77319540", "19470513")
 """A name, a record number and a birth date that stand nowhere else."""

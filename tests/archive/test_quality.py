@@ -11,9 +11,9 @@ from PIL import Image, ImageFilter
 from test_near import eye
 
 from ssl_retina import pseudonyms, shards
-from ssl_retina.archive import features, quality
-from ssl_retina.archive.clean import clean
 from ssl_retina.archive.filters import Balance, Filters
+from ssl_retina.archive.pixels import features, quality
+from ssl_retina.archive.pixels.clean import clean
 from ssl_retina.errors import InputError
 
 

@@ -11,8 +11,9 @@ from PIL import Image
 from test_near import eye
 
 from ssl_retina import shards
-from ssl_retina.archive import clean, look, near
+from ssl_retina.archive.duplicates import near
 from ssl_retina.archive.picture import Pixels
+from ssl_retina.archive.pixels import clean, look
 from ssl_retina.archive.readers import images
 
 SIZE = 160

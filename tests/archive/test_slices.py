@@ -13,8 +13,8 @@ from ssl_retina.archive import build as build_module
 from ssl_retina.archive import output, slices
 from ssl_retina.archive.build import Settings, build_slice, merge
 from ssl_retina.archive.chunk_store import Chunk
+from ssl_retina.archive.revision.withdraw import DERIVED
 from ssl_retina.archive.slices import Slice
-from ssl_retina.archive.withdraw import DERIVED
 from ssl_retina.cli import app
 from ssl_retina.errors import InputError, StateError
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from ssl_retina import pseudonyms, shards
 from ssl_retina.archive import longtail
-from ssl_retina.archive.withdraw import withdraw
+from ssl_retina.archive.revision.withdraw import withdraw
 from ssl_retina.cli import app
 from ssl_retina.report import census, strata
 

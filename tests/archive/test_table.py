@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from photographs import write_table
 
-from ssl_retina.archive import attributes, matching, pattern, table
-from ssl_retina.archive.attributes import Attributes
 from ssl_retina.archive.scan import Found
+from ssl_retina.archive.statements import attributes, matching, pattern, table
+from ssl_retina.archive.statements.attributes import Attributes
 from ssl_retina.errors import InputError
 
 

@@ -11,10 +11,11 @@ import pytest
 from photographs import save, write_table
 
 from ssl_retina import shard_index
-from ssl_retina.archive import append as append_module
 from ssl_retina.archive import build as build_module
-from ssl_retina.archive import matching, output, pack, settings, stage, together, worker
+from ssl_retina.archive import output, pack, settings, stage, together, worker
 from ssl_retina.archive.build import Listener, Settings
+from ssl_retina.archive.revision import append as append_module
+from ssl_retina.archive.statements import matching
 
 
 def _slow(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from photographs import shard
 from PIL import Image, ImageDraw, ImageFont
 
-from ssl_retina.archive import text
+from ssl_retina.archive.pixels import text
 
 
 def scan(number: int = 0) -> np.ndarray:

@@ -11,8 +11,9 @@ from PIL import Image
 
 from ssl_retina import files, shards
 from ssl_retina.archive import build as build_module
-from ssl_retina.archive import deidentify, readers, worker
+from ssl_retina.archive import readers, worker
 from ssl_retina.archive.build import Listener, Settings, build
+from ssl_retina.archive.identity import deidentify
 from ssl_retina.archive.rejection import Rejected
 from ssl_retina.errors import BadInputLimitError, InputError, StateError
 

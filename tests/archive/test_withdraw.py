@@ -13,8 +13,8 @@ from photographs import contents, damage_of, samples_of, save, shard, write_tabl
 from typer.testing import CliRunner
 
 from ssl_retina import files, pseudonyms, shard_index, shards
-from ssl_retina.archive import withdraw as module
-from ssl_retina.archive.withdraw import withdraw
+from ssl_retina.archive.revision import withdraw as module
+from ssl_retina.archive.revision.withdraw import withdraw
 from ssl_retina.cli import app
 from ssl_retina.cli.withdraw import _tell_runs
 from ssl_retina.errors import InputError, ShardError, StateError

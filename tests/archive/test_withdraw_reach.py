@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from ssl_retina import files, pseudonyms, shards
 from ssl_retina.archive import output
-from ssl_retina.archive.append import append
 from ssl_retina.archive.build import Listener, Settings
-from ssl_retina.archive.withdraw import DERIVED, withdraw
+from ssl_retina.archive.revision.append import append
+from ssl_retina.archive.revision.withdraw import DERIVED, withdraw
 from ssl_retina.cli import app
 from ssl_retina.errors import InputError
 from ssl_retina.release import exposure

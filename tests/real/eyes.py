@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from ssl_retina.archive.build import Settings, build
-from ssl_retina.archive.table import parse_map
+from ssl_retina.archive.statements.table import parse_map
 from ssl_retina.real.sources import Source
 from ssl_retina.synthetic.cohort import Shot, draw_cohort
 from ssl_retina.synthetic.photograph import draw_photograph

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
 from ssl_retina import labels
-from ssl_retina.archive import attributes
 from ssl_retina.archive.recipe import text
+from ssl_retina.archive.statements import attributes
 from ssl_retina.config import Section
 from ssl_retina.config_text import Key
 from ssl_retina.errors import InputError

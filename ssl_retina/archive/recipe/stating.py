@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ssl_retina import labels, pseudonyms
-from ssl_retina.archive import attributes, cells
-from ssl_retina.archive import table as archive_table
-from ssl_retina.archive.attributes import Attributes
-from ssl_retina.archive.matching import Stated
 from ssl_retina.archive.recipe import text
 from ssl_retina.archive.recipe.model import ATTRIBUTES, Recipe, States, TableRule
 from ssl_retina.archive.recipe.sorting import Image, Sorted, first_fitting, sort
 from ssl_retina.archive.scan import Found
+from ssl_retina.archive.statements import attributes, cells
+from ssl_retina.archive.statements import table as archive_table
+from ssl_retina.archive.statements.attributes import Attributes
+from ssl_retina.archive.statements.matching import Stated
 from ssl_retina.errors import InputError
 
 UNKNOWN = "unknown"

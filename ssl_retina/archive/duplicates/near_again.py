@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ssl_retina.archive import against, look, near
 from ssl_retina.archive.chunk_store import Record
-from ssl_retina.archive.look import Look
-from ssl_retina.archive.looks import HASH_BYTES, Looks
-from ssl_retina.archive.older import Older
+from ssl_retina.archive.duplicates import against, near
+from ssl_retina.archive.duplicates.looks import HASH_BYTES, Looks
+from ssl_retina.archive.pixels import look
+from ssl_retina.archive.pixels.look import Look
+from ssl_retina.archive.revision.older import Older
 
 CERTAIN = 2.0
 """Above every similarity: a mark that stays."""

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssl_retina.archive.look import window_sums
 from ssl_retina.archive.picture import Pixels
+from ssl_retina.archive.pixels.look import window_sums
 
 Floats = NDArray[np.float32]
 

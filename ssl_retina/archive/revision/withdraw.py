@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ssl_retina import files, pseudonyms, shard_index, shards
-from ssl_retina.archive import attributes, exchange, output, pack, revise
+from ssl_retina.archive import output, pack
 from ssl_retina.archive.rejection import WITHDRAWN
+from ssl_retina.archive.revision import exchange, revise
 from ssl_retina.archive.settings import Totals
+from ssl_retina.archive.statements import attributes
 from ssl_retina.errors import InputError, ShardError, StateError
 from ssl_retina.shard_index import manifest
 from ssl_retina.shards import Index, Reader

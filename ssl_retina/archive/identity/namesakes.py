@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 
 from ssl_retina import pseudonyms
-from ssl_retina.archive import attributes, containers, readers
+from ssl_retina.archive import containers, readers
 from ssl_retina.archive.found import Found
 from ssl_retina.archive.rejection import Rejected, Unforeseen
+from ssl_retina.archive.statements import attributes
 from ssl_retina.archive.worker import Job, content_of
 
 Lying = tuple[Found, str]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_retina.archive.look import window_sums
 from ssl_retina.archive.picture import Pixels
+from ssl_retina.archive.pixels.look import window_sums
 from ssl_retina.errors import InputError
 
 PACKAGES = ("rapidocr", "onnxruntime", "opencv-python-headless")

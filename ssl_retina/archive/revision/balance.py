@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ssl_retina import files, shard_index, shards
-from ssl_retina.archive import embedded, exchange, output
+from ssl_retina.archive import output
 from ssl_retina.archive.filters import Balance
-from ssl_retina.archive.withdraw import DERIVED, earlier
+from ssl_retina.archive.revision import embedded, exchange
+from ssl_retina.archive.revision.withdraw import DERIVED, earlier
 from ssl_retina.errors import ShardError
 from ssl_retina.positions import UNKNOWN
 from ssl_retina.shard_index import OWN_FACTS, Kept, weights

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from ssl_retina import shards
-from ssl_retina.archive import look, near, process
-from ssl_retina.archive.look import Look
+from ssl_retina.archive import process
+from ssl_retina.archive.duplicates import near
+from ssl_retina.archive.pixels import look
+from ssl_retina.archive.pixels.look import Look
 from ssl_retina.archive.readers import images
 from ssl_retina.archive.rejection import Rejected
 from ssl_retina.errors import ShardError

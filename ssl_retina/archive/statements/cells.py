@@ -7,7 +7,7 @@ understood.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssl_retina.archive.attributes import DEVICES_LIMIT, PARSERS
+from ssl_retina.archive.statements.attributes import DEVICES_LIMIT, PARSERS
 from ssl_retina.errors import InputError
 
 

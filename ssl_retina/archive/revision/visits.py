@@ -8,10 +8,12 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing
 from typing import Any
 
-from ssl_retina.archive import containers, deidentify, readers, revise, worker
+from ssl_retina.archive import containers, readers, worker
 from ssl_retina.archive.build import Archive
-from ssl_retina.archive.growth import Growth
+from ssl_retina.archive.identity import deidentify
 from ssl_retina.archive.rejection import Rejected, Unforeseen
+from ssl_retina.archive.revision import revise
+from ssl_retina.archive.revision.growth import Growth
 from ssl_retina.shards import Reader
 
 Told = list[tuple[str, bool, int | None]]

@@ -20,8 +20,8 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from ssl_retina import files, positions, shards
-from ssl_retina.archive import features
 from ssl_retina.archive.longtail import NO_CLUSTER
+from ssl_retina.archive.pixels import features
 from ssl_retina.errors import InputError
 from ssl_retina.shards import Index
 

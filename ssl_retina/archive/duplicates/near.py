@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_retina.archive import look
+from ssl_retina.archive.pixels import look
 
 Hashes = NDArray[np.uint8]
 """(photographs, 32) packed bits."""

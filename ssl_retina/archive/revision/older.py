@@ -7,8 +7,9 @@ that order; the samples that must say something else once new files are there.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ssl_retina.archive import dedup, revise
+from ssl_retina.archive import dedup
 from ssl_retina.archive.chunk_store import Record
+from ssl_retina.archive.revision import revise
 from ssl_retina.shards import Reader
 
 UNSAID = ("volume", "slice", "slices", "visit_order")

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssl_retina import labels, pseudonyms
-from ssl_retina.archive import cells, containers
-from ssl_retina.archive.attributes import Attributes
+from ssl_retina.archive import containers
 from ssl_retina.archive.found import Found
 from ssl_retina.archive.rejection import Rejected
+from ssl_retina.archive.statements import cells
+from ssl_retina.archive.statements.attributes import Attributes
 from ssl_retina.config_text import did_you_mean, tame_columns
 from ssl_retina.errors import InputError
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssl_retina.archive import field_of_view
-from ssl_retina.archive.field_of_view import Circle
 from ssl_retina.archive.picture import Pixels, check_size
+from ssl_retina.archive.pixels import field_of_view
+from ssl_retina.archive.pixels.field_of_view import Circle
 from ssl_retina.archive.rejection import Rejected
 
 THUMBNAIL = 256

@@ -12,9 +12,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ssl_retina.archive import chunk_store, look, near
+from ssl_retina.archive import chunk_store
 from ssl_retina.archive.chunk_store import Record
-from ssl_retina.archive.look import Look
+from ssl_retina.archive.duplicates import near
+from ssl_retina.archive.pixels import look
+from ssl_retina.archive.pixels.look import Look
 
 OPEN_LIMIT = 64
 HASH_BYTES = look.BITS // 8

@@ -1,0 +1,1 @@
+"""Photographs that are copies of each other, exactly or nearly."""
