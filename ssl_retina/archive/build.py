@@ -12,8 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from ssl_retina import files, pseudonyms, shard_index, shards
-from ssl_retina.archive import dedup, longtail, output, pack, provenance, recipe, slices, stage, together
-from ssl_retina.archive.identity import idmap, site_key
+from ssl_retina.archive import (
+    dedup,
+    idmap,
+    longtail,
+    output,
+    pack,
+    provenance,
+    recipe,
+    slices,
+    stage,
+    together,
+)
+from ssl_retina.archive.identity import site_key
 from ssl_retina.archive.rejection import IO
 from ssl_retina.archive.scan import Found, scan
 from ssl_retina.archive.settings import Listener, Settings, Totals

@@ -11,9 +11,9 @@ from typing import Any
 
 from ssl_retina.archive.chunk_store import Record
 from ssl_retina.archive.duplicates.copies import Groups, same_pixels
-from ssl_retina.archive.identity.devices import Usage
 from ssl_retina.archive.identity.disclosure import PLAIN, Collector, Release, Rule, belongs_to
 from ssl_retina.archive.statements.attributes import DEVICES_LIMIT
+from ssl_retina.archive.statements.devices import Usage
 
 DEVICE_REMARK = "of device "
 UNKNOWN_DEVICE = "device_unknown"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_retina import files, shard_index, shards
-from ssl_retina.archive.revision import exchange
+from ssl_retina.archive import exchange
 from ssl_retina.errors import InputError, StateError
 from ssl_retina.shards import Index
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ssl_retina.archive.identity import devices
-from ssl_retina.archive.identity.devices import Usage
+from ssl_retina.archive.statements import devices
+from ssl_retina.archive.statements.devices import Usage
 
 MODELS = (
     *("Topcon 3D OCT-1000 Mark II", "TRC-NW8F Plus", "TRC-50DX", "DRI OCT Triton", "Maestro2", "3DOCT-2000"),

@@ -14,9 +14,9 @@ from test_near import COPIES, eye
 from ssl_retina import pseudonyms, shards
 from ssl_retina.archive.build import Listener, Settings, Totals
 from ssl_retina.archive.duplicates import against, near
-from ssl_retina.archive.duplicates.near_again import Growing
 from ssl_retina.archive.pixels import look
 from ssl_retina.archive.revision.append import append
+from ssl_retina.archive.revision.near_again import Growing
 
 OLD = {
     "m0": ("P0", eye(0)),

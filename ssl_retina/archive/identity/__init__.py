@@ -1,1 +1,1 @@
-"""Who a picture is of, as far as anybody may know: pseudonyms, devices, rare combinations, the way back."""
+"""Who a picture is of, as far as anybody may know: pseudonyms, rare combinations, the first key."""

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ssl_retina import pseudonyms
-from ssl_retina.archive.identity import devices
 from ssl_retina.archive.picture import WHOLE, Place
-from ssl_retina.archive.statements import attributes
+from ssl_retina.archive.statements import attributes, devices
 from ssl_retina.archive.statements.attributes import Attributes
 
 NOTHING = Attributes()

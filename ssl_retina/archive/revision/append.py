@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ssl_retina import files, shards
-from ssl_retina.archive import build, dedup, longtail, output, pack, provenance, stage
+from ssl_retina.archive import build, dedup, exchange, longtail, output, pack, provenance, stage
 from ssl_retina.archive.build import Archive, Listener, Settings, Totals
 from ssl_retina.archive.chunk_store import Record
 from ssl_retina.archive.duplicates import copies
-from ssl_retina.archive.duplicates.near_again import Growing
 from ssl_retina.archive.filters import NearDuplicates
-from ssl_retina.archive.revision import exchange, growth, revise, visits
+from ssl_retina.archive.revision import growth, revise, visits
+from ssl_retina.archive.revision.near_again import Growing
 from ssl_retina.archive.revision.older import Older
 from ssl_retina.archive.revision.withdraw import DERIVED, files_of_several
 from ssl_retina.shard_index import OWN_FACTS, manifest

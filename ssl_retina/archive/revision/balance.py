@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ssl_retina import files, shard_index, shards
-from ssl_retina.archive import output
+from ssl_retina.archive import exchange, output
 from ssl_retina.archive.filters import Balance
-from ssl_retina.archive.revision import embedded, exchange
+from ssl_retina.archive.revision import embedded
 from ssl_retina.archive.revision.withdraw import DERIVED, earlier
 from ssl_retina.errors import ShardError
 from ssl_retina.positions import UNKNOWN

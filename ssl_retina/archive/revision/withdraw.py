@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ssl_retina import files, pseudonyms, shard_index, shards
-from ssl_retina.archive import output, pack
+from ssl_retina.archive import exchange, output, pack
 from ssl_retina.archive.rejection import WITHDRAWN
-from ssl_retina.archive.revision import exchange, revise
+from ssl_retina.archive.revision import revise
 from ssl_retina.archive.settings import Totals
 from ssl_retina.archive.statements import attributes
 from ssl_retina.errors import InputError, ShardError, StateError

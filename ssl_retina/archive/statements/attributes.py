@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ssl_retina import pseudonyms
-from ssl_retina.archive.identity import devices
+from ssl_retina.archive.statements import devices
 
 EYES = {"r": "right", "od": "right", "right": "right", "l": "left", "os": "left", "left": "left"}
 MODALITIES = {

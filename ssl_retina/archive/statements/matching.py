@@ -12,9 +12,9 @@ from typing import Any
 
 from ssl_retina import pseudonyms
 from ssl_retina.archive.found import Found
-from ssl_retina.archive.identity.devices import Usage
 from ssl_retina.archive.statements import cells, pattern
 from ssl_retina.archive.statements.attributes import Attributes
+from ssl_retina.archive.statements.devices import Usage
 from ssl_retina.archive.statements.table import Table
 from ssl_retina.errors import InputError
 

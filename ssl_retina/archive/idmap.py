@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssl_retina import files, pseudonyms, shards
-from ssl_retina.archive import process
+from ssl_retina.archive import namesakes, process
 from ssl_retina.archive.found import Found
-from ssl_retina.archive.identity import namesakes
-from ssl_retina.archive.identity.namesakes import Lying
+from ssl_retina.archive.namesakes import Lying
 from ssl_retina.archive.rejection import WITHDRAWN
 from ssl_retina.archive.statements.matching import Stated
 from ssl_retina.archive.worker import Job
