@@ -177,4 +177,4 @@ def test_only_undeclared_pictures_are_refused(tmp_path: Path) -> None:
         part = readers.parts((tmp_path / "letter.png").read_bytes(), "letter.png")[0]
         picture = part.decode()
         identity = deidentify.identify("letter.png", None, picture.facts, key=job.key, site="")
-        worker._photograph(job, None, picture, identity)
+        worker._photograph(job, None, (part, picture), identity)
