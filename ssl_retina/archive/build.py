@@ -81,7 +81,7 @@ def build_slice(
     archive = survey(source, out, settings, listener)
     with output.speaking("--out", out):
         output.make_folders(out)
-        made_from, used = archive.identity(settings), provenance.tools()
+        made_from, used = archive.identity(settings), provenance.tools(settings)
         if (out / shards.INDEX_NAME).exists():
             output.join(out, made_from, used)
             listener.note(f"{out} is complete already")
@@ -92,6 +92,7 @@ def build_slice(
             wanted = stage.missing(archive.job, own)
             rows, left = (sum(len(chunk.rows) for chunk in some) for some in (own, wanted))
             if wanted:
+                output.drop_shards(out)
                 Progress(listener, rows - left, rows).run(archive.job, wanted, settings.workers)
     return rows
 
@@ -191,7 +192,7 @@ def _stated(
 
 def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, first: FirstStage) -> Totals:
     """Under the lock: both stages, the index last."""
-    made_from, used = archive.identity(settings), provenance.tools()
+    made_from, used = archive.identity(settings), provenance.tools(settings)
     if output.claim(out, made_from, used) == output.Found.COMPLETE:
         return _complete(out, listener)
     chunks = first(archive, out, settings, listener)
@@ -211,7 +212,7 @@ def _build(archive: Archive, out: Path, settings: Settings, listener: Listener, 
             "site": settings.site,
             "ids": pseudonyms.NORMALISATION,
             "made_from": made_from,
-            "made_with": provenance.made_with(),
+            "made_with": provenance.made_with(settings),
             "totals": dataclasses.asdict(totals),
             **({"balance": str(settings.filters.balance)} if settings.filters.balance else {}),
             "anonymity": resolution.release.facts(),

@@ -17,6 +17,8 @@ from ssl_retina.archive.statements.devices import Usage
 
 DEVICE_REMARK = "of device "
 UNKNOWN_DEVICE = "device_unknown"
+FROM_FILES = ("eye_unverified", UNKNOWN_DEVICE)
+"""Remarks on samples that their files alone give: no sample holds them."""
 
 Records = Callable[[], Iterable[Record]]
 

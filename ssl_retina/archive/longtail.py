@@ -5,13 +5,13 @@ those that the quality filter refuses; and, once all is resolved, what was taken
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ssl_retina.archive.chunk_store import Record
-from ssl_retina.archive.dedup import Resolution
+from ssl_retina.archive.dedup import Resolution, device_remark
 from ssl_retina.archive.duplicates.copies import REPEATED
 from ssl_retina.archive.filters import Filters
 from ssl_retina.archive.identity import disclosure
@@ -116,6 +116,15 @@ def _is_unknown(number: int, resolution: Resolution) -> bool:
     """Whether the device of a file is made unknown, or it is no sample."""
     suppressed = resolution.release.levels.get(number, 0) > disclosure.ORDER.index("device")
     return suppressed or number in resolution.groups.original
+
+
+def without_devices(taken: Taken, remarks: Collection[str]) -> Taken:
+    """The same where devices that the remarks on a set's samples do not name are unknown."""
+    left: Taken = {}
+    for kind, word, reason, count in _flat(taken):
+        gone = kind == "device" and device_remark(word) not in remarks
+        left = together(left, {kind: {UNKNOWN if gone else word: {reason: count}}})
+    return left
 
 
 def together(one: Taken, other: Taken) -> Taken:

@@ -158,7 +158,7 @@ def require_set(out: Path) -> None:
 def drop_shards(out: Path) -> None:
     """Remove the shards of an interrupted run, since a chunk is made anew and they may not fit it."""
     for path in shard_index.tars(out):
-        path.unlink()
+        path.unlink(missing_ok=True)  # another slice may have done so
 
 
 def finish(out: Path) -> None:

@@ -22,8 +22,8 @@ from ssl_retina.archive.settings import Settings
 from ssl_retina.archive.statements.matching import Stated
 
 TOOLS = ("ssl-retina", "numpy", "pillow", "pydicom")
-EXTRAS = ("python-gdcm", "pylibjpeg", "pyjpegls", *ocr.PACKAGES)
-"""Tools that may be there: what some decode is rejected without them, what others read is kept."""
+DECODERS = ("python-gdcm", "pylibjpeg", "pyjpegls")
+"""Tools that may be there: what they decode is rejected without them."""
 
 
 def identity(key: bytes, found: Sequence[Found], stated: Stated, settings: Settings) -> dict[str, Any]:
@@ -45,16 +45,16 @@ def identity(key: bytes, found: Sequence[Found], stated: Stated, settings: Setti
     }
 
 
-def tools() -> dict[str, str]:
+def tools(settings: Settings) -> dict[str, str]:
     """The versions that decide the bytes of the output."""
     found = {name: metadata.version(name) for name in TOOLS}
-    for name in EXTRAS:
+    for name in (*DECODERS, *(ocr.PACKAGES if settings.ocr else ())):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
 
 
-def made_with() -> dict[str, str]:
+def made_with(settings: Settings) -> dict[str, str]:
     """The same, with what else made the bytes: told, but no reason to begin anew."""
     libjpeg = features.version("libjpeg_turbo") or features.version("jpg") or "unknown"
-    return {**tools(), "python": platform.python_version(), "libjpeg": libjpeg}
+    return {**tools(settings), "python": platform.python_version(), "libjpeg": libjpeg}

@@ -34,13 +34,17 @@ def balance(
     archive step chose it. Killed, the same command finishes.
     """
     from ssl_retina.archive.revision import balance as archive
+    from ssl_retina.archive.settings import Listener
     from ssl_retina.errors import InputError
     from ssl_retina.report import pages
 
     if (embeddings is None) == (not undo):
         raise InputError("give --embeddings FILE (of ssl-retina embed), or --undo")
-    done = archive.undo(folder) if embeddings is None else archive.by_embeddings(folder, embeddings)
-    pages.complete(folder)
+    listener = Listener(console.note)
+    with listener.during("drawing weights"):
+        done = archive.undo(folder) if embeddings is None else archive.by_embeddings(folder, embeddings)
+    with listener.during("making the datasheet"):
+        pages.complete(folder)
     _tell(done, folder)
     if as_json:
         console.result(done.as_json())

@@ -1,11 +1,14 @@
 """The verb `dedup`: which samples of one set are copies of samples of another."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssl_retina.cli import console
+
+if TYPE_CHECKING:
+    from ssl_retina.shards import Index
 
 EPILOG = "Example: ssl-retina dedup out/train --against out/test --out exclude.txt"
 
@@ -29,6 +32,11 @@ def dedup(
     from ssl_retina.errors import InputError
 
     own, other = shards.read_index(folder), shards.read_index(against)
+    if _decoded(own) != _decoded(other):
+        console.note(
+            "WARNING: the sets were made with another --size or --full-decode: of large JPEGs exact copies "
+            "are found as near ones, and of OCT and other pictures none. Make both with --full-decode"
+        )
     with console.progress("looked at", own.samples + other.samples) as advance:
         copies = comparison.find(own, other, advance=advance)
     if out is not None:
@@ -45,3 +53,9 @@ def dedup(
     elif out is None:
         for key in (*copies.exact, *copies.near):
             print(key)
+
+
+def _decoded(index: "Index") -> tuple[object, ...]:
+    """What decides at which scale a large JPEG was decoded, and so what its digest is of."""
+    made = index.facts.get("made_from", {})
+    return (0,) if made.get("full_decode") else (made.get("size"), made.get("full_decode"))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from killing import Bomb, killed
 from photographs import contents, damage_of, samples_of, save, shard, write_table
 
 from ssl_retina import pseudonyms, shards
+from ssl_retina.archive import build as build_module
 from ssl_retina.archive.build import Listener, Settings
 from ssl_retina.archive.revision.append import append
 from ssl_retina.archive.revision.withdraw import withdraw
@@ -138,3 +140,35 @@ def test_killed_anywhere_the_same_command_finishes_to_the_same_bytes(place: Path
         at += 9  # each costs a worker process; the exchange itself is walked through in test_withdraw
     assert at > 30
     assert json.loads(wanted["manifest.json"])["history"][0]["what"] == "appended"
+
+
+def test_ages_that_the_set_has_not_are_refused(place: Path) -> None:
+    settings = replace(_archive(place, OLD + GROWN), columns={"age": "Years"})
+    rows = [[name, who, "50"] for name, _, who in OLD + GROWN]
+    write_table(place / "t.csv", ["file", "patient", "Years"], rows)
+    before = contents(place / "old")
+    with pytest.raises(StateError, match="ages or sexes"):
+        append(place / "archive", place / "old", settings, Listener())
+    assert {name: one for name, one in contents(place / "old").items() if name in before} == before
+
+
+def test_a_table_that_states_other_patients_for_old_photographs_is_refused(place: Path) -> None:
+    """The mark of somebody withdrawn holds for one spelling, and splits hold for one name."""
+    renamed = [(name, number, f"{who}x" if name == "m03.png" else who) for name, number, who in OLD]
+    with pytest.raises(StateError, match="other patients for 1 photographs"):
+        append(place / "archive", place / "old", _archive(place, renamed + GROWN), Listener())
+
+
+def test_a_file_that_could_not_be_read_then_hinders_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = [*build_module.scan(place / "archive"), build_module.Found("unread.png", 1)]
+    with monkeypatch.context() as patched:
+        patched.setattr(build_module, "scan", lambda _: iter(listing))
+        shard(place, place / "archive", "new", table=place / "t.csv", samples_per_shard=4)
+    lines = [json.loads(line) for line in (place / "new" / shards.LEDGER_NAME).read_text().splitlines()]
+    assert [line["source"] for line in lines if line["reason"] == "io"] == [""]
+    save(place / "archive" / "unread.png", 31, size=40)
+    settings = _archive(place, OLD + GROWN)
+    totals = append(place / "archive", place / "new", settings, Listener())
+    assert (totals.written, totals.reasons["io"]) == (11, 1)

@@ -11,6 +11,7 @@ from photographs import contents, damage_of, samples_of, save, shard, write_tabl
 
 from ssl_retina import pseudonyms, shards
 from ssl_retina.archive import dedup
+from ssl_retina.archive.filters import Filters
 from ssl_retina.archive.identity.disclosure import ORDER, Collector, Release, Rule
 from ssl_retina.archive.statements import attributes
 from ssl_retina.cli import archive_words
@@ -224,6 +225,28 @@ def test_f103_the_day_goes_with_the_visit() -> None:
     )
     kept = [sample["day"] for sample in written if sample["visit"] is not None]
     assert kept == [0] * 7
+
+
+def test_f103_what_is_unknown_beside_the_values_does_not_tell_who_had_some() -> None:
+    """Ten without a device, six of one and one of another: the one has no size, so nobody without has."""
+    cameras = [None] * 10 + ["A"] * 6 + ["R"]
+    records = [_record(number, device=camera) for number, camera in enumerate(cameras)]
+    written = _written(records, _released(records, Rule(5)))
+    assert {(one["device"], one["source_width"]) for one in written} == {(None, None), ("A", 4288)}
+    plain = [_record(number, device="A" if number < 6 else None) for number in range(12)]
+    assert all(one["source_width"] for one in _written(plain, _released(plain, Rule(5))))
+
+
+def test_f103_the_rare_stratum_goes_with_the_device(devices: Path) -> None:
+    shard(
+        devices,
+        devices / "archive",
+        table=devices / "t.csv",
+        k=5,
+        filters=Filters(rare="device=Canon CX-1"),
+    )
+    rare = {(one["device"], one["rare"]) for one in samples_of(devices / "out").values()}
+    assert rare == {("Topcon A", False), (None, None)}
 
 
 def test_without_age_and_sex_nothing_changes_unless_asked() -> None:

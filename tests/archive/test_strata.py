@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from ssl_retina import pseudonyms, shards
 from ssl_retina.archive import longtail
+from ssl_retina.archive.dedup import device_remark
 from ssl_retina.archive.revision.withdraw import withdraw
 from ssl_retina.cli import app
 from ssl_retina.report import census, strata
@@ -141,4 +142,13 @@ def test_what_was_taken_out_adds_up() -> None:
     assert longtail.together(one, other) == {
         "device": {"A": {"quality": 3, "repeated": 3}, "B": {"quality": 1}},
         "rare": {"rare": {"repeated": 1}},
+    }
+
+
+def test_what_was_taken_out_names_no_device_that_is_gone() -> None:
+    taken = {"device": {"A": {"quality": 1}, "B": {"quality": 2}}, "rare": {"rare": {"quality": 2}}}
+    remarks = {device_remark("A"): 3}
+    assert longtail.without_devices(taken, remarks) == {
+        "device": {"A": {"quality": 1}, "unknown": {"quality": 2}},
+        "rare": {"rare": {"quality": 2}},
     }

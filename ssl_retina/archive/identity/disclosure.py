@@ -16,8 +16,10 @@ K = 5
 DATES = ("order", "shift")
 ORDER = ("age", "sex", "visit", "device")
 """What is made unknown first: of a rare patient as little as needed."""
-TOLD_BY = {"visit": ("day",), "device": ("source_width", "source_height")}
-"""What gives a value away and is unknown with it: the size of a file is that of the camera's sensor."""
+TOLD_BY = {"visit": ("day",), "device": ("source_width", "source_height", "rare")}
+"""What gives a value away and is unknown with it: a file's size is that of the camera's sensor, and what is
+rare may be told by the device.
+"""
 BELOW_K = "below_k"
 """The count of all patients where they are fewer than k."""
 
@@ -190,6 +192,8 @@ class _People:
             self._raise(levels, self._rare(levels, k), level)
         while further := self._rare(levels, k) or self._company(levels, k):
             self._raise(levels, further, len(ORDER))
+        if len(ORDER) in levels.values():  # what is unknown beside the values must not tell who had some
+            self._raise(levels, self._profiles(levels)[NOTHING], len(ORDER))
         return levels
 
     def classes(self, levels: Mapping[str, int]) -> list[list[str]]:

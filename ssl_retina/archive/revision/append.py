@@ -29,6 +29,8 @@ APPENDED = "appended"
 GROWN = ("listing", "attributes")
 """What may differ from the settings of the set: the files, and what is stated of them."""
 NO_VISIT = "visit_unknown"
+WORKERS = frozenset((pack.UNCROPPED, NO_VISIT, *dedup.FROM_FILES))
+"""Remarks of a set that its samples do not hold: new files add to them."""
 
 
 def append(source: Path, out: Path, settings: Settings, listener: Listener) -> Totals:
@@ -67,6 +69,7 @@ def _take_in(
     reader = Reader(index)
     try:
         several = files_of_several(index.folder / shards.LEDGER_NAME)
+        growth.require_same_patients(grown, index, reader, several)
         new, dated = _new(grown, chunks, reader, several)
         older = Older(reader, several, dated)
         count = sum(1 for _ in older.records())
@@ -81,6 +84,7 @@ def _take_in(
             growing = Growing(older, work, grown.order, settings.workers)
             near = _near(growing, new, groups, count)
         resolution = dedup.resolve(everything, copies.with_near(groups, near, ()), rule=settings.rule)
+        growth.require_addable(index, resolution, (n for n in groups.repeated if n < count))
         folder = exchange.begin(index.folder)
         revised = revise.rewrite(index, reader, older.changes(resolution), folder)
         plan = pack.Plan(
@@ -91,7 +95,7 @@ def _take_in(
         counts = pack.pack(plan, new.records(), resolution)
         _join_ledgers(index.folder, folder)
         totals = _totals(index, counts, resolution, grown.new.remarks, new.without_visit())
-        facts = _facts(index, totals, identity)
+        facts = _facts(index, totals, identity, settings)
         taken = longtail.taken_out((one for _, one in new.records()), resolution, count)
         revise.index_again(index, revised, folder, _with_taken(facts, taken))
     finally:
@@ -126,7 +130,7 @@ def _first_stage(
 ) -> int:
     """Make the chunks of the new files that are missing; give the number of all."""
     work = grown.job.work
-    plan = {**identity, **provenance.tools(), "index": index.digest}
+    plan = {**identity, **provenance.tools(settings), "index": index.digest}
     path = work / output.PLAN_NAME
     if not path.exists() or manifest.content(path) != plan:
         shutil.rmtree(work, ignore_errors=True)
@@ -183,8 +187,9 @@ def _totals(
     reasons = Counter(old.reasons) + build.reasons(counts)
     told = Counter(remarks) + Counter(resolution.counts)
     patients = told.pop("patients", 0)
-    told[pack.UNCROPPED] = old.remarks.get(pack.UNCROPPED, 0) + counts[pack.UNCROPPED]
-    told[NO_VISIT] = old.remarks.get(NO_VISIT, 0) + without_visit
+    told += Counter({name: old.remarks[name] for name in WORKERS & old.remarks.keys()})
+    told += Counter({pack.UNCROPPED: counts[pack.UNCROPPED], NO_VISIT: without_visit})
+    told["eye_conflict"] = max(told["eye_conflict"], old.remarks.get("eye_conflict", 0))
     new = counts[pack.WRITTEN] + counts[pack.REJECTED] + counts[pack.DUPLICATE]
     return Totals(
         scanned=old.scanned + new,
@@ -198,10 +203,10 @@ def _totals(
     )
 
 
-def _facts(index: Index, totals: Totals, identity: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(index: Index, totals: Totals, identity: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     facts = {name: value for name, value in index.facts.items() if name not in OWN_FACTS}
     facts |= {"totals": dataclasses.asdict(totals), "made_from": dict(identity)}
-    facts["made_with"] = provenance.made_with()
+    facts["made_with"] = provenance.made_with(settings)
     facts["history"] = [*facts.get("history", ()), {"what": APPENDED, "index": index.digest}]
     return facts
 

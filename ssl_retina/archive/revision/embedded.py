@@ -61,7 +61,7 @@ def read(path: Path, index: Index, earlier: Collection[str]) -> Embedded:
         keys = pq.read_table(path, columns=["key"])["key"].combine_chunks()
     except (pa.ArrowException, OSError, ValueError, KeyError):
         raise InputError(f"--embeddings {path} is no file of ssl-retina embed, or it is damaged") from None
-    if about["index"] not in {index.digest, *earlier}:
+    if about.get("index") not in {index.digest, *earlier}:
         raise InputError(f"--embeddings {path} was made from another set: {_again(index, path)}")
     table = shards.read_positions(index)
     known = pa.array(np.char.decode(table["key"], "ascii"), pa.string())

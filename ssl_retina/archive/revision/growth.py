@@ -4,18 +4,19 @@ In: the archive as it is now, a complete set of what it was. Out: the archive's 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
 from ssl_retina import pseudonyms, shards
-from ssl_retina.archive import containers, ledger, worker
+from ssl_retina.archive import containers, dedup, ledger, worker
 from ssl_retina.archive.build import Archive
+from ssl_retina.archive.duplicates.copies import COPIES_LIMIT
 from ssl_retina.archive.rejection import WITHDRAWN
 from ssl_retina.archive.settings import Passing
 from ssl_retina.errors import StateError
 from ssl_retina.shard_index import weights
-from ssl_retina.shards import Index
+from ssl_retina.shards import Index, Reader
 
 
 def require_plain(index: Index) -> None:
@@ -67,10 +68,11 @@ def of(archive: Archive, index: Index, passing: Passing) -> Growth:
             file = pseudonyms.image(archive.job.key, one.path, archive.job.site)
             order[file] = number
             if file in known:
-                changed += worker.digest(archive.job, one, reader) != known.pop(file)
+                digest = known.pop(file)  # none where the file could not be read then
+                changed += bool(digest) and worker.digest(archive.job, one, reader) != digest
             elif file not in gone:
                 fresh.append(number)
-    missing = known.keys() & used
+    missing = (known.keys() | (gone - order.keys())) & used
     if changed or missing:
         raise StateError(
             f"{changed} files of the set were changed and {len(missing)} are missing in the archive: an "
@@ -81,3 +83,39 @@ def of(archive: Archive, index: Index, passing: Passing) -> Growth:
     job = dataclasses.replace(archive.job, withdrawn=marks)
     new = Archive(job, [archive.found[number] for number in fresh], stated, archive.remarks)
     return Growth(archive, new, order)
+
+
+def require_addable(index: Index, resolution: dedup.Resolution, repeated: Iterable[int]) -> None:
+    """Refuse new files that bring what was decided over all files without them.
+
+    repeated: photographs of the set that are now among more copies than one photograph has.
+    """
+    if resolution.release.k is not None:
+        raise StateError(
+            f"the new files have ages or sexes, which {index.folder} has not: what is rare is decided over "
+            "all files. Make a new set (another --out), or leave age and sex out of --map"
+        )
+    if any(True for _ in repeated):
+        raise StateError(
+            f"with the new files a photograph of {index.folder} has {COPIES_LIMIT} copies or more, as a "
+            "test picture has: find out what it is, take it out of the archive, or make a new set"
+        )
+
+
+def require_same_patients(growth: Growth, index: Index, reader: Reader, several: Mapping[str, str]) -> None:
+    """Refuse a table that states other patients for the set's photographs than it did: one would be two."""
+    job = growth.whole.job
+    other = 0
+    for row in range(len(reader)):
+        facts = reader.facts(row)
+        for one in (facts, *facts["aliases"]):
+            number = growth.order.get(several.get(one["key"], one["key"]))
+            stated = None if number is None else growth.whole.stated.get(number)
+            if one["patient"] is not None and stated is not None and stated.patient is not None:
+                other += one["patient"] != pseudonyms.patient(job.key, stated.patient, job.site)
+    if other:
+        raise StateError(
+            f"tables or names now state other patients for {other} photographs of {index.folder} than when "
+            "it was made (such as 65.0, which is 65 only in a column without fractions). Mend the table, or "
+            "make a new set (another --out)"
+        )

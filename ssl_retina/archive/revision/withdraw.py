@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_retina import files, pseudonyms, shard_index, shards
-from ssl_retina.archive import exchange, output, pack
+from ssl_retina.archive import exchange, longtail, output, pack
 from ssl_retina.archive.rejection import WITHDRAWN
 from ssl_retina.archive.revision import revise
 from ssl_retina.archive.settings import Totals
@@ -269,6 +269,10 @@ def _facts(index: Index, totals: Totals, who: _Patient) -> dict[str, Any]:
     """What the new index and its manifest say: that a withdrawal happened, not of whom."""
     facts = {name: value for name, value in index.facts.items() if name not in shard_index.OWN_FACTS}
     facts["totals"] = asdict(totals)
+    if "anonymity" in facts:
+        facts["anonymity"] = {**facts["anonymity"], "smallest": None}
+    if taken := facts.get("taken_out"):
+        facts["taken_out"] = longtail.without_devices(taken, totals.remarks)
     facts["history"] = [*facts.get("history", ()), {"what": WITHDRAWN, "index": index.digest}]
     facts[WITHDRAWN] = sorted([*facts.get(WITHDRAWN, ()), who.mark])
     return facts
