@@ -40,7 +40,7 @@ def test_the_manifest_names_sources_settings_key_versions_and_every_file(made: P
     assert content["key_fingerprint"] == pseudonyms.fingerprint(factory.KEY)
     assert content["ids"] == pseudonyms.NORMALISATION  # F102: the rule by which ids are one
     known = {"ssl-retina", "numpy", "pillow", "pydicom", "python", "libjpeg"}
-    assert known == set(content["made_with"]) - set(provenance.EXTRAS)
+    assert known == set(content["made_with"]) - set(provenance.DECODERS)
     assert content["made_from"]["size"] == 512
     assert content["sources"]["lines"] == 7
     assert set(content["files"]) == set(contents(out)) - {shards.INDEX_NAME, shards.MANIFEST_NAME}
