@@ -23,12 +23,16 @@ NOT_STATED = "not stated"
 COLUMNS, DEVICES_SHOWN, PICTURES, CELL = 6, 12, 24, 160
 WORDS_SHOWN = 16
 USE = ("title", "licence", "consent", "citation", "page")
+SAID_ELSEWHERE = ("format", "ids", "key_fingerprint")
+"""Of what a set was made from: facts of the index too."""
+
 LIMITS = (
     "The set is pseudonymised, not anonymous: a fundus photograph identifies an eye. Keep this page as you "
     "keep the shards: it shows some.",
     "k-anonymity counts device, age, sex and visits alone; what the pictures show is not in it, nor how many "
     "photographs a patient has.",
-    "Letters in the pixels are looked for in scans and in photographs without a rim alone; damage that still "
+    "Letters in the pixels are looked for in scans and in photographs without a rim alone, words in all "
+    "pictures only where 'ocr' stands above; damage that still "
     "decodes is not detected.",
     "Counts are of photographs, not of people, unless patients are named.",
 )
@@ -109,7 +113,7 @@ def _shortened(words: Mapping[str, int]) -> dict[str, int]:
 def _made(index: Index) -> Iterator[tuple[str, str]]:
     made = index.facts.get("made_from", {})
     for name, value in sorted(made.items()):
-        if name not in ("listing", "attributes", "format", "key_fingerprint") and value not in ("", None, []):
+        if name not in (*SAID_ELSEWHERE, "listing", "attributes") and value not in ("", None, []):
             yield name.replace("_", " "), str(value)
     yield "ids", str(index.facts.get("ids", NOT_STATED))
     yield "key fingerprint", str(index.facts.get("key_fingerprint", NOT_STATED))

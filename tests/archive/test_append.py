@@ -172,3 +172,15 @@ def test_a_file_that_could_not_be_read_then_hinders_nothing(
     settings = _archive(place, OLD + GROWN)
     totals = append(place / "archive", place / "new", settings, Listener())
     assert (totals.written, totals.reasons["io"]) == (11, 1)
+
+
+def test_contradicting_eyes_of_old_photographs_are_still_counted(tmp_path: Path) -> None:
+    for name, number in (("one.png", 1), ("same.png", 1), ("two.png", 2)):
+        save(tmp_path / "archive" / name, number)
+    table = write_table(tmp_path / "t.csv", ["file", "eye"], [["one.png", "OD"], ["same.png", "OS"]])
+    before = shard(tmp_path, tmp_path / "archive", table=table)
+    assert before.remarks["eye_conflict"] == 1
+    save(tmp_path / "archive" / "three.png", 3)
+    settings = Settings(table=table, key_file=tmp_path / "key", processes=1)
+    after = append(tmp_path / "archive", tmp_path / "out", settings, Listener())
+    assert (after.written, after.remarks["eye_conflict"]) == (3, 1)

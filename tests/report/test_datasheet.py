@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,14 @@ def test_the_page_tells_the_sets_own_numbers(index: Index) -> None:
     assert index.digest in text
     assert "A clinic &lt;b&gt;&amp; its archive" in html  # what a recipe says is text, never markup
     assert datasheet.render(index, counts) == html
+
+
+def test_nothing_that_a_set_was_made_from_is_told_twice(index: Index) -> None:
+    twice = {"ids": "2: a rule", "key_fingerprint": "k"}
+    told = replace(index, facts={**index.facts, **twice, "made_from": {**twice, "size": 64, "ocr": True}})
+    names = [name for name, _ in datasheet._made(told)]
+    assert len(names) == len(set(names))
+    assert {"ids", "key fingerprint", "size", "ocr"} <= set(names)
 
 
 def test_quality_is_counted_by_its_class_and_near_duplicates_as_such() -> None:

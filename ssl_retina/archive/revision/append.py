@@ -29,6 +29,7 @@ APPENDED = "appended"
 GROWN = ("listing", "attributes")
 """What may differ from the settings of the set: the files, and what is stated of them."""
 NO_VISIT = "visit_unknown"
+EYE_CONFLICT = "eye_conflict"
 WORKERS = frozenset((pack.UNCROPPED, NO_VISIT, *dedup.FROM_FILES))
 """Remarks of a set that its samples do not hold: new files add to them."""
 
@@ -189,7 +190,8 @@ def _totals(
     patients = told.pop("patients", 0)
     told += Counter({name: old.remarks[name] for name in WORKERS & old.remarks.keys()})
     told += Counter({pack.UNCROPPED: counts[pack.UNCROPPED], NO_VISIT: without_visit})
-    told["eye_conflict"] = max(told["eye_conflict"], old.remarks.get("eye_conflict", 0))
+    cells = remarks.get(EYE_CONFLICT, 0)  # of tables, counted anew over all files; the rest are old samples
+    told[EYE_CONFLICT] += max(0, old.remarks.get(EYE_CONFLICT, 0) - cells)
     new = counts[pack.WRITTEN] + counts[pack.REJECTED] + counts[pack.DUPLICATE]
     return Totals(
         scanned=old.scanned + new,
