@@ -4,38 +4,25 @@ In: sets, a seed, the views. Out: for every rank its part of each global batch. 
 position does not depend on ranks or workers (law 2); a position is all that a resume needs.
 """
 
-import contextlib
 import itertools
 import math
-import multiprocessing
-import os
-import signal
-import threading
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from multiprocessing import connection, forkserver, resource_tracker
-from multiprocessing.context import ForkServerContext
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
 from ssl_retina import config, shard_index, shards
 from ssl_retina.contract import Batch, ViewSpec
+from ssl_retina.data import workers
 from ssl_retina.data.selection import Rows, Selection, select
-from ssl_retina.data.stream import Loaded, Positions, Sets, Stream, as_positions
-from ssl_retina.errors import InputError, ShardError, StateError
+from ssl_retina.data.stream import Loaded, Sets, Stream, as_positions
+from ssl_retina.errors import InputError, ShardError
 from ssl_retina.shards import Index
 
 REPLACED_SHARE = 0.001
 REPLACED_LEAST = 3
-PREFETCH = 2
 HELD_OUT_SEED = 0
 """Held-out samples and their views are the same for every run, so that losses can be compared."""
-
-_OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def open_source(data: config.Data, spec: ViewSpec, *, seed: int) -> "Source":
@@ -55,7 +42,7 @@ def open_source(data: config.Data, spec: ViewSpec, *, seed: int) -> "Source":
         raise InputError("data.shards names the same set twice")
     chosen = select(indexes, where=data.where, exclude=data.exclude, held_out=data.held_out)
     if data.workers:
-        _context()  # its server loads torch (seconds) while the caller builds the model
+        workers.start_server()  # its server loads torch (seconds) while the caller builds the model
     return Source(indexes, chosen, spec, seed=seed, workers=data.workers)
 
 
@@ -124,7 +111,7 @@ class Source:
         assert 0 <= rank < world, (rank, world)
         starts = itertools.count(start + rank * micro_batch, world * micro_batch)
         asked = (as_positions(first, micro_batch) for first in starts)
-        for loaded in _load(self._stream, asked, workers=self._workers):
+        for loaded in workers.load(self._stream, asked, workers=self._workers):
             yield self._count.checked(loaded, micro_batch)
 
     def held_out(self, *, rank: int, world: int, batch: int, limit: int) -> Iterator[Batch]:
@@ -142,7 +129,7 @@ class Source:
         stream = Stream(self._sets, self._chosen.held_out, self._spec, seed=HELD_OUT_SEED)
         begin, end = whole * rank // world, whole * (rank + 1) // world
         asked = (as_positions(number * whole + begin, end - begin) for number in range(count))
-        for loaded in _load(stream, asked, workers=self._workers):
+        for loaded in workers.load(stream, asked, workers=self._workers):
             yield self._count.checked(loaded, end - begin)
 
     def whole(self, rows: NDArray[np.int64], *, batch: int) -> Iterator[Batch]:
@@ -151,7 +138,7 @@ class Source:
         stream = Stream(self._sets, _as_rows(rows), spec, seed=0, shuffled=False)
         starts = range(0, len(rows), batch)
         asked = (as_positions(first, min(batch, len(rows) - first)) for first in starts)
-        for loaded in _load(stream, asked, workers=self._workers):
+        for loaded in workers.load(stream, asked, workers=self._workers):
             yield _batch(loaded)
 
 
@@ -187,89 +174,3 @@ class _Count:
                 "ssl-retina inspect names all of them; list them in data.exclude, or shard again"
             )
         return batch
-
-
-def _load(stream: Stream, asked: Iterable[Positions], *, workers: int) -> Iterator[Loaded]:
-    """What the stream gives for each of `asked`, in order; in this process where there are no workers."""
-    if workers == 0:
-        yield from map(stream.__getitem__, asked)
-        return
-    with warnings.catch_warnings():
-        # how many workers are sensible was decided in the config; torch counts this machine's cores
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        loader: DataLoader[Any] = DataLoader(
-            stream,  # type: ignore[arg-type]  # its indexes are arrays of positions
-            batch_size=None,
-            sampler=asked,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_start_worker,
-            prefetch_factor=PREFETCH,
-            multiprocessing_context=_context(),
-            generator=torch.Generator(),  # torch's own would lose a number to each loader
-        )
-        batches = iter(loader)
-    try:
-        yield from batches
-    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-        # a dead worker also takes along what it had already put into shared memory
-        if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
-            raise
-        raise StateError(
-            "a loader process was killed, most often because memory ran out: lower data.workers or the "
-            "batch of each rank, and start again; the run continues at its last checkpoint"
-        ) from None
-
-
-def _as_it_is(loaded: Any) -> Any:
-    return loaded
-
-
-def _context() -> ForkServerContext:
-    """Processes forked from a clean server that has torch loaded: safe beside threads and CUDA, and quick.
-
-    The servers inherit a signal mask: a scheduler's signal to the process group is for the trainer alone.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ssl_retina.data.stream"])
-    with _blocked(_OURS):
-        resource_tracker.ensure_running()  # unblocks SIGINT and SIGTERM when it is done
-    with _blocked(_OURS):
-        forkserver.ensure_running()
-    return context
-
-
-@contextlib.contextmanager
-def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker(_: int) -> None:
-    """Leave signals to the trainer, but end with it, however it ends, or when it asks.
-
-    torch's own watch looks at the parent, which is the fork server: it outlives a killed trainer, since its
-    children hold it. The sentinel is a pipe that only the trainer keeps open.
-    """
-    trainer = multiprocessing.parent_process()
-    assert trainer is not None
-    assert trainer.pid is not None
-    signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
-    for target, argument in ((_end_with, trainer.sentinel), (_end_when_asked, trainer.pid)):
-        threading.Thread(target=target, args=(argument,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
-
-
-def _end_when_asked(trainer: int) -> None:
-    """Obey a SIGTERM of the trainer itself (multiprocessing sends one at exit), drop all other signals."""
-    while True:
-        received = signal.sigwaitinfo(_OURS)
-        if received.si_signo == signal.SIGTERM and received.si_pid == trainer:
-            os._exit(0)
