@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from ssl_retina import config_text
+from ssl_retina import config_text, shares
 from ssl_retina.config_text import Source
 from ssl_retina.errors import ConfigError
 
@@ -66,6 +66,9 @@ class Data(Section):
     batch_size: samples of one optimiser step over all ranks.
     workers: loader processes of each rank.
     held_out: share of the patients kept out of training, on which the held-out loss is measured.
+    sampling: `uniform` draws every sample once an epoch, `balanced` by the weights in the sets' tables.
+    proportions: how much of the draws each set gives: in the order of `shards`, or by their paths or names.
+    shuffle_shards: how many shards are shuffled with each other at a time; null: everything.
     """
 
     shards: Annotated[tuple[Path, ...], BeforeValidator(_one_or_several), Field(min_length=1)]
@@ -74,6 +77,9 @@ class Data(Section):
     exclude: Path | None = None
     workers: Natural = 2
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    proportions: Annotated[shares.Proportions | None, BeforeValidator(shares.checked)] = None
+    shuffle_shards: Positive | None = None
 
 
 class Model(Section):

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ssl_retina import config, shard_index, shards
 from ssl_retina.contract import Batch, ViewSpec
-from ssl_retina.data import workers
+from ssl_retina.data import sampling, workers
+from ssl_retina.data.sampling import EVENLY, Ways
 from ssl_retina.data.selection import Rows, Selection, select
 from ssl_retina.data.stream import Loaded, Sets, Stream, as_positions
 from ssl_retina.errors import InputError, ShardError
@@ -40,22 +41,33 @@ def open_source(data: config.Data, spec: ViewSpec, *, seed: int) -> "Source":
         raise ShardError("\n".join(problems))
     if len({index.digest for index in indexes}) < len(indexes):
         raise InputError("data.shards names the same set twice")
+    sampling.check(data, indexes)
     chosen = select(indexes, where=data.where, exclude=data.exclude, held_out=data.held_out)
     if data.workers:
         workers.start_server()  # its server loads torch (seconds) while the caller builds the model
-    return Source(indexes, chosen, spec, seed=seed, workers=data.workers)
+    ways = sampling.Ways.of(data)
+    return Source(indexes, chosen, spec, seed=seed, workers=data.workers, ways=ways)
 
 
 class Source:
     """The chosen samples of one or several sets, as batches."""
 
     def __init__(
-        self, indexes: Sequence[Index], chosen: Selection, spec: ViewSpec, *, seed: int, workers: int
+        self,
+        indexes: Sequence[Index],
+        chosen: Selection,
+        spec: ViewSpec,
+        *,
+        seed: int,
+        workers: int,
+        ways: Ways = EVENLY,
     ) -> None:
         self.indexes = tuple(indexes)
-        self._chosen, self._spec, self._workers = chosen, spec, workers
+        self._spec, self._workers = spec, workers
         self._sets = Sets(indexes)
-        self._stream = Stream(self._sets, chosen.train, spec, seed=seed)
+        order, self.epoch = sampling.order(indexes, chosen.train, ways, seed=seed)
+        self._stream = Stream(self._sets, order, spec)
+        self._held_out, _ = sampling.order(indexes, chosen.held_out, EVENLY, seed=HELD_OUT_SEED)
         self._count = _Count()
 
     @property
@@ -65,13 +77,13 @@ class Source:
 
     @property
     def samples(self) -> int:
-        """How many samples are trained on: the length of an epoch."""
-        return len(self._chosen.train)
+        """How many samples are trained on, and the draws of an epoch."""
+        return self.epoch.draws
 
     @property
     def held_out_samples(self) -> int:
         """How many samples belong to held-out patients."""
-        return len(self._chosen.held_out)
+        return len(self._held_out)
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -126,7 +138,7 @@ class Source:
             return
         whole = min(world * batch, self.held_out_samples)
         count = max(min(limit, self.held_out_samples) // whole, 1)
-        stream = Stream(self._sets, self._chosen.held_out, self._spec, seed=HELD_OUT_SEED)
+        stream = Stream(self._sets, self._held_out, self._spec)
         begin, end = whole * rank // world, whole * (rank + 1) // world
         asked = (as_positions(number * whole + begin, end - begin) for number in range(count))
         for loaded in workers.load(stream, asked, workers=self._workers):
@@ -135,7 +147,7 @@ class Source:
     def whole(self, rows: NDArray[np.int64], *, batch: int) -> Iterator[Batch]:
         """The whole images of these rows (counted through all sets, see `offsets`), recipe "plain"."""
         spec = ViewSpec("plain", global_views=1, global_size=self._spec.global_size)
-        stream = Stream(self._sets, _as_rows(rows), spec, seed=0, shuffled=False)
+        stream = Stream(self._sets, sampling.listed(_as_rows(rows)), spec, shuffled=False)
         starts = range(0, len(rows), batch)
         asked = (as_positions(first, min(batch, len(rows) - first)) for first in starts)
         for loaded in workers.load(stream, asked, workers=self._workers):

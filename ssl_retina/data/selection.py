@@ -19,7 +19,7 @@ from ssl_retina.data.order import mixed
 from ssl_retina.errors import ConfigError, InputError
 from ssl_retina.shards import COLUMNS, Index
 
-CHUNK = 8192
+CHUNK = 1 << 16
 
 
 class Names(NamedTuple):
@@ -97,7 +97,12 @@ def select(
 
 
 def _rows(mask: Mask) -> Rows:
-    return np.flatnonzero(mask).astype(np.uint32)
+    rows, done = np.empty(np.count_nonzero(mask), np.uint32), 0
+    for start in range(0, len(mask), CHUNK):
+        found = np.flatnonzero(mask[start : start + CHUNK])
+        rows[done : done + len(found)] = found + start
+        done += len(found)
+    return rows
 
 
 def parse(where: str, indexes: Sequence[Index], named: str = IN_CONFIG.where) -> tuple[Condition, ...]:
@@ -135,10 +140,10 @@ def _problem(condition: Condition, indexes: Sequence[Index]) -> list[str]:
 
 
 def _chunks(index: Index) -> Iterator[tuple[slice, NDArray[np.void]]]:
-    """The position table in pieces, so that a table of ten million rows is never in memory."""
-    table = shards.read_positions(index)
-    for start in range(0, len(table), CHUNK):
-        yield slice(start, start + CHUNK), table[start : start + CHUNK]
+    """The position table in pieces, each mapped anew: a table of ten million rows is never in memory."""
+    for start in range(0, index.samples, CHUNK):
+        rows = shards.read_positions(index)[start : start + CHUNK]
+        yield slice(start, start + len(rows)), rows
 
 
 def _keep_where(index: Index, conditions: Sequence[Condition], kept: Mask) -> None:

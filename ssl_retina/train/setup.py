@@ -69,7 +69,7 @@ def opened(run: Run, *, extend: bool = False, change: bool = False) -> Iterator[
         facts = _facts(run, source)
         labelled = dist.first_decides(lambda: knn.neighbours(run, source))
         start = dist.first_decides(lambda: resume.find(run, facts["data"], extend=extend, change=change))
-        notes = (*start.notes, *remarks(run, source, micro_batch))
+        notes = (*start.notes, *source.epoch.sentences(), *remarks(run, source, micro_batch))
         terminal = Terminal(run.train.steps, speaks=dist.is_first())
         for note in notes:
             terminal.say(note)
