@@ -123,7 +123,7 @@ class Source:
         assert 0 <= rank < world, (rank, world)
         starts = itertools.count(start + rank * micro_batch, world * micro_batch)
         asked = (as_positions(first, micro_batch) for first in starts)
-        for loaded in workers.load(self._stream, asked, workers=self._workers):
+        for loaded in workers.load(self._stream, asked, workers=self._workers, rank=rank):
             yield self._count.checked(loaded, micro_batch)
 
     def held_out(self, *, rank: int, world: int, batch: int, limit: int) -> Iterator[Batch]:
@@ -141,7 +141,7 @@ class Source:
         stream = Stream(self._sets, self._held_out, self._spec)
         begin, end = whole * rank // world, whole * (rank + 1) // world
         asked = (as_positions(number * whole + begin, end - begin) for number in range(count))
-        for loaded in workers.load(stream, asked, workers=self._workers):
+        for loaded in workers.load(stream, asked, workers=self._workers, rank=rank):
             yield self._count.checked(loaded, end - begin)
 
     def whole(self, rows: NDArray[np.int64], *, batch: int) -> Iterator[Batch]:

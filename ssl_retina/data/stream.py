@@ -5,7 +5,7 @@ A pure function of positions, sets and seed; only open files are kept between ca
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,16 @@ class Loaded:
     batch: Batch | None
     replaced: tuple[str, ...] = ()
     trouble: str = ""
+
+    def pin_memory(self) -> "Loaded":
+        """The same in page-locked memory; torch's DataLoader asks for it."""
+        if self.batch is None:
+            return self
+        parts = ((part.name, getattr(self.batch, part.name)) for part in fields(self.batch))
+        pinned: dict[str, Any] = {
+            name: value.pin_memory() for name, value in parts if isinstance(value, torch.Tensor)
+        }
+        return replace(self, batch=replace(self.batch, **pinned))
 
 
 @dataclass(frozen=True)

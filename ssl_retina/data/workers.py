@@ -26,11 +26,33 @@ PREFETCH = 2
 _OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def load(stream: Stream, asked: Iterable[Positions], *, workers: int) -> Iterator[Loaded]:
-    """What the stream gives for each of `asked`, in order; in this process where there are no workers."""
+def load(stream: Stream, asked: Iterable[Positions], *, workers: int, rank: int = 0) -> Iterator[Loaded]:
+    """What the stream gives for each of `asked`, in order; in this process where there are no workers.
+
+    From workers it comes in pinned memory where there is CUDA, so that copies to the device wait for
+    nothing. Raises StateError, with this rank and the last sample that came, where a worker was killed.
+    """
     if workers == 0:
         yield from map(stream.__getitem__, asked)
         return
+    batches, last = _started(stream, asked, workers), ""
+    try:
+        for loaded in batches:
+            last = loaded.batch.keys[-1] if loaded.batch else last
+            yield loaded
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        # a dead worker also takes along what it had already put into shared memory
+        if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
+            raise
+        came = f"after sample {last} had come" if last else "before a sample came"
+        raise StateError(
+            f"a loader process of rank {rank} was killed {came}, most often because memory ran out: "
+            "lower data.workers or the batch of each rank, and start again; the run continues at its last "
+            "checkpoint"
+        ) from None
+
+
+def _started(stream: Stream, asked: Iterable[Positions], workers: int) -> Iterator[Loaded]:
     with warnings.catch_warnings():
         # how many workers are sensible was decided in the config; torch counts this machine's cores
         warnings.filterwarnings("ignore", message="This DataLoader will create")
@@ -42,20 +64,11 @@ def load(stream: Stream, asked: Iterable[Positions], *, workers: int) -> Iterato
             collate_fn=_as_it_is,
             worker_init_fn=_start_worker,
             prefetch_factor=PREFETCH,
+            pin_memory=torch.cuda.is_available(),
             multiprocessing_context=start_server(),
             generator=torch.Generator(),  # torch's own would lose a number to each loader
         )
-        batches = iter(loader)
-    try:
-        yield from batches
-    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-        # a dead worker also takes along what it had already put into shared memory
-        if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
-            raise
-        raise StateError(
-            "a loader process was killed, most often because memory ran out: lower data.workers or the "
-            "batch of each rank, and start again; the run continues at its last checkpoint"
-        ) from None
+        return iter(loader)
 
 
 def _as_it_is(loaded: Any) -> Any:
