@@ -198,12 +198,12 @@ def test_f57_a_resume_with_weights_and_windows_goes_on_with_the_next_sample(
 
 
 def test_sets_without_weights_are_all_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    for name in ("plain", "other"):
+    for name in ("plain", "others"):
         factory.make_shards(tmp_path / name, samples=len(name))
     with pytest.raises(ConfigError) as caught:
-        _source(tmp_path / "plain", folders[0], tmp_path / "other", sampling="balanced")
+        _source(tmp_path / "plain", folders[0], tmp_path / "others", sampling="balanced")
     assert len(caught.value.problems) == 2
-    assert f"ssl-retina balance {tmp_path / 'other'} --embeddings" in caught.value.problems[1]
+    assert f"ssl-retina balance {tmp_path / 'others'} --embeddings" in caught.value.problems[1]
     assert "data.sampling=uniform" in caught.value.problems[1]
 
 
