@@ -248,7 +248,7 @@ def test_weights_that_are_none_are_refused(tmp_path: Path, weight: float) -> Non
 def test_a_batch_with_heavy_weights_repeats_samples(folders: tuple[Path, Path], window: int | None) -> None:
     """The stated number of repeated pairs is that of the batches, on the average."""
     source = _source(folders[0], sampling="balanced", shuffle_shards=window)
-    rows = source.stream.order.row_at(np.arange(56 * 400)).reshape(-1, 14)
+    rows = source.stream.order.row_at(np.arange(56 * 150)).reshape(-1, 14)
     pairs = [sum(n * (n - 1) // 2 for n in Counter(batch).values()) for batch in rows.tolist()]
     assert source.epoch.repeats(14) == pytest.approx(np.mean(pairs), rel=0.3)
     assert _source(folders[0]).epoch.repeats(28) == 0
