@@ -91,7 +91,7 @@ class Camera:
     narrow: Chance = Chance(0.25, 0.6, 0.9)
 
 
-UNCHANGED = (0.0, 1.0, *(0.0,) * 12, *(1.0,) * 3, *(0.0,) * 7, 1.0, 0.0)
+UNCHANGED = (0.0, 1.0, *(0.0,) * 6, 1.0, *(0.0,) * 4, 1.0, *(1.0,) * 3, *(0.0,) * 7, 1.0, 0.0)
 """The columns of a view of the good camera."""
 
 
@@ -148,6 +148,8 @@ def _light(camera: Camera, each: Iterator[Numbers], changes: Numbers) -> None:
     changes[:, GHOST] = _amount(camera.ghost, each)
     changes[:, GHOST + 1 : GHOST + 3] = np.sqrt(next(each))[:, None] * camera.ghost_place * _direction(each)
     changes[:, GHOST + 3] = _between(camera.ghost_radius, each)
+    for first, last in ((HAZE, GHOST), (GHOST, GAIN)):
+        changes[changes[:, first] == 0, first:last] = UNCHANGED[first:last]
 
 
 def _sensor(camera: Camera, each: Iterator[Numbers], changes: Numbers) -> None:

@@ -108,9 +108,9 @@ def ghost(u: Tensor, v: Tensor, spot: Tensor) -> Tensor:
 
 
 def veiled(images: Tensor, veil: Tensor, warmth: Tensor) -> Tensor:
-    """Images behind light of a colour between white and WARM: each pixel goes `veil` of the way to it."""
+    """Images with light of a colour between white and WARM over them: it adds to what is dark, up to 1."""
     colours = [_column(1 - warmth * (1 - level), images) for level in WARM]
-    return images + (torch.cat(colours, dim=1) - images) * veil
+    return images + (1 - images) * torch.cat(colours, dim=1) * veil
 
 
 def cast(images: Tensor, inside: Tensor, gains: Tensor, offsets: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LINES = 8
+LINES = 16
 """Lines on which the field is measured in each patch."""
 
 
@@ -39,7 +39,7 @@ def patch_field(field: Tensor, grid: int, size: int) -> Tensor:
     """How much of each patch lies in the field of view: (batch, grid * grid) in [0, 1], row by row.
 
     field: (batch, 4), one view's `Batch.field_of_view`; where it is unknown (NaN), all is field. size: the
-        view's side in pixels. Exact along LINES lines a patch, within 0.02 of the area.
+        view's side in pixels. Exact along LINES lines a patch, within 0.04 of a patch.
 
     Exact for circles, turned and flipped ones too, and for ellipses that lie along the view. Of a turned
     ellipse `field` tells the reach across and down only, which holds more than it: of radii 1 and 0.9,
