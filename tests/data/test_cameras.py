@@ -78,12 +78,20 @@ def test_every_number_is_taken_once() -> None:
     assert silent == []
 
 
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("camera", [Camera(), EVERYTHING], ids=["some", "everything"])
 @pytest.mark.parametrize("side", [48, 37])
-def test_pixels_do_not_hang_on_the_batch(camera: Camera, side: int) -> None:
+def test_pixels_do_not_hang_on_the_batch(camera: Camera, side: int, device: str) -> None:
     """Bit for bit: 35 at once (two chunks), in odd parts, one by one, in another order, on one thread."""
     count = cameras.CHUNK + 3
     pixels, fields = eyes(count, side)
+    pixels = pixels.to(device)
     fields[4] = float("nan")
     changes = drawn(camera, count, side)
     changes[7:9] = drawn(camera, 2, side, scans=True)
