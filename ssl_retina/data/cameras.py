@@ -6,7 +6,7 @@ sample's pixels depend on its own numbers alone, bit for bit, whoever else is in
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -196,8 +196,20 @@ def degrade(images: Tensor, changes: Tensor, fields: Tensor) -> Tensor:
     return images
 
 
+@dataclass(frozen=True)
+class _Scene:
+    """Where the pixels of some samples lie: in the field (batch, 1, side, side), and in its radii."""
+
+    inside: Tensor
+    u: Tensor
+    v: Tensor
+
+    def at(self, rows: Tensor) -> "_Scene":
+        return _Scene(self.inside[rows], self.u[rows], self.v[rows])
+
+
 def _photograph(images: Tensor, changes: Tensor, fields: Tensor) -> Tensor:
-    """From the eye to the file: optics, light, reflexes, sensor, file.
+    """From the eye to the file: optics, light, reflexes, sensor, file; may change images in place.
 
     What is black around the field stays black, but for the share of the haze that passes the stop, and for
     the JPEG, which rings within its blocks.
@@ -205,38 +217,55 @@ def _photograph(images: Tensor, changes: Tensor, fields: Tensor) -> Tensor:
     inside = degradations.field_mask(images, changes[:, SCAN], (BLACK, FIELD))
     u, v = degradations.radii(fields, images)
     narrow = (changes[:, NARROW] < 1) & fields.isfinite().all(dim=1)
-    inside = inside * degradations.stop(u, v, fields, narrow)
-    images = _softened(images, inside, changes) * inside
-    images = images * degradations.light(u, v, changes[:, TILT : TILT + 2], changes[:, FALL])
-    haze = degradations.haze(u, v, changes[:, HAZE : HAZE + 4]) * inside.clamp(min=degradations.SPILL)
-    images = degradations.veiled(images, haze, changes[:, HAZE + 4])
-    ghost = degradations.ghost(u, v, changes[:, GHOST : GHOST + 4]) * inside
-    images = degradations.veiled(images, ghost, torch.zeros(len(images)))
-    images = degradations.cast(images, inside, changes[:, GAIN : GAIN + 3], changes[:, OFFSET : OFFSET + 3])
-    return _filed(_noisy(images, inside, changes), changes)
+    scene = _Scene(inside * degradations.stop(u, v, fields, narrow), u, v)
+    soft = (changes[:, SIGMA] > 0) | (changes[:, COARSE] > 1)
+    _step(images, changes, scene, chosen=soft, change=_softened)
+    lit = degradations.light(u, v, changes[:, TILT : TILT + 2], changes[:, FALL])
+    images.mul_(lit.mul_(scene.inside))
+    _step(images, changes, scene, chosen=changes[:, HAZE] > 0, change=_hazy)
+    _step(images, changes, scene, chosen=changes[:, GHOST] > 0, change=_ghostly)
+    gains, offsets = changes[:, GAIN : GAIN + 3], changes[:, OFFSET : OFFSET + 3]
+    images = degradations.cast(images, scene.inside, gains, offsets)
+    _step(images, changes, scene, chosen=changes[:, SHOT] > 0, change=_noisy)
+    _step(images, changes, scene, chosen=changes[:, QUALITY] > 0, change=_filed)
+    return images
 
 
-def _softened(images: Tensor, inside: Tensor, changes: Tensor) -> Tensor:
-    rows = ((changes[:, SIGMA] > 0) | (changes[:, COARSE] > 1)).nonzero().flatten()
-    if not len(rows):
-        return images
-    there, some = rows.to(images.device), changes[rows]
-    soft = degradations.softened(images[there], inside[there], some[:, SIGMA], some[:, COARSE])
-    return images.index_copy(0, there, soft)
+def _step(
+    images: Tensor,
+    changes: Tensor,
+    scene: _Scene,
+    *,
+    chosen: Tensor,
+    change: Callable[[Tensor, Tensor, _Scene], Tensor],
+) -> None:
+    """Change the chosen samples in place."""
+    rows = chosen.nonzero().flatten()
+    if len(rows):
+        there = rows.to(images.device)
+        images.index_copy_(0, there, change(images[there], changes[rows], scene.at(there)))
 
 
-def _noisy(images: Tensor, inside: Tensor, changes: Tensor) -> Tensor:
-    rows = (changes[:, SHOT] > 0).nonzero().flatten()
-    if not len(rows):
-        return images
-    there, some = rows.to(images.device), changes[rows]
-    grain = degradations.noise(images[there], some[:, KEY], some[:, SHOT], some[:, READ])
-    return images.index_add(0, there, grain * inside[there]).clamp_(0, 1)
+def _softened(images: Tensor, changes: Tensor, scene: _Scene) -> Tensor:
+    return degradations.softened(images, scene.inside, changes[:, SIGMA], changes[:, COARSE])
 
 
-def _filed(images: Tensor, changes: Tensor) -> Tensor:
-    rows = (changes[:, QUALITY] > 0).nonzero().flatten()
-    if not len(rows):
-        return images
-    there = rows.to(images.device)
-    return images.index_copy(0, there, jpeg.compressed(images[there], changes[rows, QUALITY].int().tolist()))
+def _hazy(images: Tensor, changes: Tensor, scene: _Scene) -> Tensor:
+    haze = degradations.haze(scene.u, scene.v, changes[:, HAZE : HAZE + 4])
+    veil = haze.mul_(scene.inside.clamp(min=degradations.SPILL))
+    return degradations.veiled(images, veil, changes[:, HAZE + 4])
+
+
+def _ghostly(images: Tensor, changes: Tensor, scene: _Scene) -> Tensor:
+    ghost = degradations.ghost(scene.u, scene.v, changes[:, GHOST : GHOST + 4])
+    return degradations.veiled(images, ghost.mul_(scene.inside), torch.zeros(len(images)))
+
+
+def _noisy(images: Tensor, changes: Tensor, scene: _Scene) -> Tensor:
+    grain = degradations.noise(images, changes[:, KEY], changes[:, SHOT], changes[:, READ])
+    return grain.mul_(scene.inside).add_(images).clamp_(0, 1)
+
+
+def _filed(images: Tensor, changes: Tensor, scene: _Scene) -> Tensor:
+    del scene
+    return jpeg.compressed(images, changes[:, QUALITY].int().tolist())

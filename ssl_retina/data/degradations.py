@@ -110,13 +110,13 @@ def ghost(u: Tensor, v: Tensor, spot: Tensor) -> Tensor:
 def veiled(images: Tensor, veil: Tensor, warmth: Tensor) -> Tensor:
     """Images with light of a colour between white and WARM over them: it adds to what is dark, up to 1."""
     colours = [_column(1 - warmth * (1 - level), images) for level in WARM]
-    return images + (1 - images) * torch.cat(colours, dim=1) * veil
+    return (1 - images).mul_(torch.cat(colours, dim=1)).mul_(veil).add_(images)
 
 
 def cast(images: Tensor, inside: Tensor, gains: Tensor, offsets: Tensor) -> Tensor:
     """Each channel times its gain, plus its offset where there is a field; `gains`, `offsets` (batch, 3)."""
     gain, offset = (part[:, :, None, None].to(images.device) for part in (gains, offsets))
-    return (images * gain + inside * offset).clamp_(0, 1)
+    return (images * gain).add_(inside * offset).clamp_(0, 1)
 
 
 def noise(images: Tensor, keys: Tensor, shot: Tensor, read: Tensor) -> Tensor:
