@@ -198,7 +198,8 @@ def test_every_recipe_has_its_rows(folder: Path, tmp_path: Path) -> None:
     view_sheet.write_every(source, tmp_path / "every.png", "a title")
     stream = source.stream
     places = view_sheet._one_of_each(stream, view_sheet._spread(source))
-    assert {stream.sets.photograph(int(stream.rows[place])).modality for place in places} == {"fundus", "oct"}
+    rows = stream.order.row_of(np.array(places)).tolist()
+    assert {stream.sets.photograph(row).modality for row in rows} == {"fundus", "oct"}
     picture = Image.open(tmp_path / "every.png")
     step = LINE + CELL + 2 * LINE + GAP  # below a view: its colours, then its camera
     assert picture.height == GAP + 2 * LINE + GAP + 2 * len(views.RECIPES) * step
