@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from ssl_retina import config_text
+from ssl_retina.addresses import Place
 from ssl_retina.config_text import Source
 from ssl_retina.errors import ConfigError
 
@@ -60,20 +61,23 @@ CropScale = Annotated[tuple[Area, Area], AfterValidator(_rising)]
 class Data(Section):
     """Which samples are trained on, and in which batches.
 
-    shards: folders with an `index.json`, one or several.
+    shards: folders with an `index.json`, or http(s)://, s3://, gs:// addresses of such; one or several.
     where: conditions on the index's columns joined by `and`, such as `split != test and modality == fundus`.
     exclude: a file of sample or patient pseudonyms, one a line, that are left out.
     batch_size: samples of one optimiser step over all ranks.
     workers: loader processes of each rank.
     held_out: share of the patients kept out of training, on which the held-out loss is measured.
+    cache, cache_gib: where shards of addresses are kept (the user's own cache if not given), and how much.
     """
 
-    shards: Annotated[tuple[Path, ...], BeforeValidator(_one_or_several), Field(min_length=1)]
+    shards: Annotated[tuple[Place, ...], BeforeValidator(_one_or_several), Field(min_length=1)]
     batch_size: Positive
     where: str | None = None
     exclude: Path | None = None
     workers: Natural = 2
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    cache: Path | None = None
+    cache_gib: Annotated[float, Field(gt=0)] = 50.0
 
 
 class Model(Section):

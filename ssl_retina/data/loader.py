@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from ssl_retina import config, shard_index, shards
 from ssl_retina.contract import Batch, ViewSpec
+from ssl_retina.data import remote
 from ssl_retina.data.selection import Rows, Selection, select
 from ssl_retina.data.stream import Loaded, Positions, Sets, Stream, as_positions
 from ssl_retina.errors import InputError, ShardError, StateError
@@ -39,14 +41,18 @@ _OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SI
 
 
 def open_source(data: config.Data, spec: ViewSpec, *, seed: int) -> "Source":
-    """Read the indexes and choose the samples; no shard is opened.
+    """Read the indexes and choose the samples; no shard is opened. Addresses give their tables to the cache.
 
     Raises ShardError that names every set without a readable index, and what `selection.select` raises.
     """
     indexes, problems = [], []
-    for folder in data.shards:
+    for place in data.shards:
         try:
-            indexes.append(shards.read_index(folder))
+            indexes.append(
+                shards.read_index(place)
+                if isinstance(place, Path)
+                else remote.opened(place, data.cache, data.cache_gib)
+            )
         except ShardError as error:
             problems.append(str(error))
     if problems:
@@ -54,6 +60,7 @@ def open_source(data: config.Data, spec: ViewSpec, *, seed: int) -> "Source":
     if len({index.digest for index in indexes}) < len(indexes):
         raise InputError("data.shards names the same set twice")
     chosen = select(indexes, where=data.where, exclude=data.exclude, held_out=data.held_out)
+    remote.require_room(indexes, np.concatenate([chosen.train, chosen.held_out]))
     if data.workers:
         _context()  # its server loads torch (seconds) while the caller builds the model
     return Source(indexes, chosen, spec, seed=seed, workers=data.workers)
@@ -97,6 +104,11 @@ class Source:
         return tuple(itertools.accumulate((index.samples for index in self.indexes[:-1]), initial=0))
 
     @property
+    def notes(self) -> list[str]:
+        """What there is to tell of sets at addresses."""
+        return remote.notes(self.indexes)
+
+    @property
     def replaced(self) -> int:
         """How many samples of this rank did not decode so far and were replaced by the next in order."""
         return len(self._count.replaced)
@@ -105,8 +117,11 @@ class Source:
         """Raise ShardError with every difference between the sets and their indexes, all sets at once."""
         wrong = []
         for index in self.indexes:
-            found = shard_index.verify(index, hashes=hashes)
-            wrong += [f"{index.folder}: {sentence}" for sentence in found]
+            if isinstance(index.opener, remote.RemoteSet):
+                found, place = remote.verify(index.opener, index), str(index.opener.address)
+            else:
+                found, place = shard_index.verify(index, hashes=hashes), str(index.folder)
+            wrong += [f"{place}: {sentence}" for sentence in found]
         if wrong:
             listed = "\n".join(f"  {sentence}" for sentence in wrong)
             raise ShardError(
@@ -124,8 +139,10 @@ class Source:
         assert 0 <= rank < world, (rank, world)
         starts = itertools.count(start + rank * micro_batch, world * micro_batch)
         asked = (as_positions(first, micro_batch) for first in starts)
-        for loaded in _load(self._stream, asked, workers=self._workers):
-            yield self._count.checked(loaded, micro_batch)
+        with remote.ahead(self._stream, self.indexes, start) as moved:
+            for step, loaded in enumerate(_load(self._stream, asked, workers=self._workers)):
+                moved(start + step * world * micro_batch)
+                yield self._count.checked(loaded, micro_batch)
 
     def held_out(self, *, rank: int, world: int, batch: int, limit: int) -> Iterator[Batch]:
         """This rank's share of about `limit` held-out samples, in a fixed order with fixed views.
