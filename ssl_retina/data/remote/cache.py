@@ -136,9 +136,7 @@ class Cache:
         return f"{name} cannot be kept in {self.folder} ({error.strerror}): give another data.cache"
 
     def _too_small(self, name: str, size: int) -> str:
-        return (
-            f"data.cache_gib ({self.limit / GIB:g}) is too small for {name} of {size / GIB:.3g} GiB: raise it"
-        )
+        return f"data.cache_gib ({self.limit / GIB:.3g}) is too small for {name} of {amount(size)}: raise it"
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
@@ -149,6 +147,11 @@ class Cache:
             yield
         finally:
             os.close(descriptor)
+
+
+def amount(count: int) -> str:
+    """Bytes for a person."""
+    return f"{count / GIB:.3g} GiB" if count >= GIB / 10 else f"{count / 2**20:.3g} MiB"
 
 
 def _part_of(path: Path) -> Path:

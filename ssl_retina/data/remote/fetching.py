@@ -139,7 +139,7 @@ def fetch(transport: Transport, wanted: Wanted, part: Part, patience: Patience) 
 def pause_after(reason: str, failures: int, *, after: float, patience: Patience) -> None:
     """Tell of an attempt in vain, and wait."""
     seconds = max(patience.pause(max(failures, 1)), after)
-    say(f"{reason}; attempt {failures + 1} of {patience.attempts} in {seconds:.1f} s")
+    say(f"{reason}; again in {seconds:.1f} s ({failures} of {patience.attempts} attempts in vain)")
     time.sleep(seconds)
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ssl_retina import files, positions, shards
 from ssl_retina.addresses import Address
-from ssl_retina.data.remote.cache import GIB, Cache
+from ssl_retina.data.remote.cache import GIB, Cache, amount
 from ssl_retina.data.remote.fetching import Part, Patience, Transport, Wanted, fetch
 from ssl_retina.errors import InputError, ShardError
 from ssl_retina.shard_index import manifest
@@ -155,8 +155,8 @@ def verify(remote: RemoteSet, index: Index) -> list[str]:
 def notes(indexes: Sequence[Index]) -> list[str]:
     """A sentence for each set of an address: its bytes, the cache, its bound."""
     return [
-        f"{remote.address}: {len(index.shards)} shards, {_gib(_bytes(index))}; fetched into "
-        f"{remote.cache.folder} (data.cache), which keeps at most {_gib(remote.cache.limit)} (data.cache_gib)"
+        f"{remote.address}: {len(index.shards)} shards, {amount(_bytes(index))}; they are fetched into "
+        f"data.cache {remote.cache.folder}, which keeps at most {amount(remote.cache.limit)} (data.cache_gib)"
         for index in indexes
         if isinstance(remote := index.opener, RemoteSet)
     ]
@@ -189,7 +189,7 @@ def require_room(indexes: Sequence[Index], chosen: NDArray[np.uint32], *, window
             else f"{window} shards are read at a time (data.shuffle_shards) and {AT_ONCE} fetched meanwhile"
         )
         raise InputError(
-            f"data.cache_gib ({limit / GIB:g}) is smaller than the {least / GIB:.3g} GiB that photographs of "
+            f"data.cache_gib ({limit / GIB:.3g}) is smaller than the {amount(least)} that photographs of "
             f"{', '.join(str(one.address) for one in remotes)} need at once: {why}; raise it"
         )
 
@@ -232,7 +232,3 @@ def _remove_unused(folder: Path) -> None:
 
 def _bytes(index: Index) -> int:
     return sum(shard.filesize for shard in index.shards)
-
-
-def _gib(count: int) -> str:
-    return f"{count / GIB:.3g} GiB"
