@@ -139,7 +139,8 @@ class Source:
         assert 0 <= rank < world, (rank, world)
         starts = itertools.count(start + rank * micro_batch, world * micro_batch)
         asked = (as_positions(first, micro_batch) for first in starts)
-        with remote.ahead(self._stream, self.indexes, start) as moved:
+        needs = remote.coming(self._stream, self.indexes)
+        with remote.ahead(needs, self.indexes, start=start, epoch=self.samples) as moved:
             for step, loaded in enumerate(_load(self._stream, asked, workers=self._workers)):
                 moved(start + step * world * micro_batch)
                 yield self._count.checked(loaded, micro_batch)

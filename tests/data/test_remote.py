@@ -410,19 +410,21 @@ def test_ahead_fetches_what_comes_within_the_bound(
     monkeypatch.setattr(fetch_ahead, "IDLE_SECONDS", 0.02)
     site.always["/a/factory-000001.tar"] = Fault(status=503)
     source = _source([site.address], tmp_path / "all")
-    with remote.ahead(source.stream, source.indexes, 0) as moved:
+    needs = remote.coming(source.stream, source.indexes)
+    with remote.ahead(needs, source.indexes, start=0, epoch=SAMPLES) as moved:
         _until(lambda: len(_tars(tmp_path / "all")) == 4)
         del site.always["/a/factory-000001.tar"]
         _until(lambda: len(_tars(tmp_path / "all")) == 5)
         moved(8)
     size = max(len(content) for name, content in site.files.items() if name.endswith(".tar"))
     index = _opened(site, tmp_path / "two", gib=2.2 * size / GIB)
-    needs = fetch_ahead.coming(source.stream, [index])(16, 1000)
-    assert [need.shard for need in fetch_ahead.coming(source.stream, [index])(16, 1)] == [needs[0].shard]
-    with remote.ahead(source.stream, [index], 16):
+    first = [shard for _, shard in needs(16, 16 + SAMPLES)]
+    assert sorted(first) == [0, 1, 2, 3, 4]
+    assert needs(16, 17) == [(0, first[0])]
+    with remote.ahead(needs, [index], start=16, epoch=SAMPLES):
         _until(lambda: len(_tars(tmp_path / "two")) == 2)
         time.sleep(0.3)
-    assert _tars(tmp_path / "two") == sorted(need.shard.url for need in needs[:2])
+    assert _tars(tmp_path / "two") == sorted(index.shards[shard].url for shard in first[:2])
     assert max(count for name, count in _fetched(site).items() if name != "factory-000001.tar") == 2
 
 

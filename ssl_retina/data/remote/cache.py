@@ -20,6 +20,8 @@ from ssl_retina.errors import InputError, ShardError
 GUARD = ".guard"
 PART, FAILED = ".part", ".failed"
 WAIT_SECONDS = 0.1
+NO_LOCKS = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP))
+"""What some network file systems answer."""
 GIB = 2**30
 
 
@@ -38,7 +40,7 @@ class Cache:
                 for left in [*self.folder.glob(f"*/.*{PART}"), *self.folder.glob(f"*/.*{FAILED}")]:
                     _remove_dead(left)
         except OSError as error:
-            hint = ": give a folder on a disk of this machine" if error.errno == errno.ENOLCK else ""
+            hint = ": give a folder on a disk of this machine" if error.errno in NO_LOCKS else ""
             raise InputError(f"data.cache: {self.folder} cannot be used ({error.strerror}){hint}") from None
 
     def there(self, path: Path, size: int | None) -> int | None:

@@ -40,17 +40,17 @@ class Need:
         return str(self.remote.folder / self.shard.url)
 
 
-Coming = Callable[[int, int], Sequence[Need]]
-"""(first position, how many) -> the remote shards of these positions, in the order of their first need."""
+Coming = Callable[[int, int], Sequence[tuple[int, int]]]
+"""(first position, the one after the last) -> (set, shard) of each shard, in the order of first need."""
 
 
 def coming(stream: Stream, indexes: Sequence[Index]) -> Coming:
-    """What the positions of this stream need: by row, so that every order of samples is served."""
+    """What the positions of this stream need, found row by row."""
     ends = np.cumsum([index.samples for index in indexes])
     tables = [shards.read_positions(index)["shard"] for index in indexes]
 
-    def needs(start: int, count: int) -> Sequence[Need]:
-        numbers = sample_at(stream.seed, as_positions(start, count), len(stream.rows))
+    def needs(start: int, stop: int) -> Sequence[tuple[int, int]]:
+        numbers = sample_at(stream.seed, as_positions(start, stop - start), len(stream.rows))
         rows = stream.rows[numbers].astype(np.int64)
         sets = np.searchsorted(ends, rows, side="right")
         pairs = np.empty((len(rows), 2), np.int64)
@@ -59,12 +59,7 @@ def coming(stream: Stream, indexes: Sequence[Index]) -> Coming:
             here = sets == number
             pairs[here, 1] = tables[number][rows[here] - (int(ends[number]) - index.samples)]
         found, first = np.unique(pairs, axis=0, return_index=True)
-        ordered = found[np.argsort(first)].tolist()
-        return [
-            Need(remote, indexes[number].shards[shard])
-            for number, shard in ordered
-            if isinstance(remote := indexes[number].opener, RemoteSet)
-        ]
+        return [(number, shard) for number, shard in found[np.argsort(first)].tolist()]
 
     return needs
 
@@ -72,8 +67,9 @@ def coming(stream: Stream, indexes: Sequence[Index]) -> Coming:
 class Ahead:
     """AT_ONCE threads that fetch what comes next. `epoch`: positions after which all shards have come."""
 
-    def __init__(self, needs: Coming, remotes: Sequence[RemoteSet], start: int, epoch: int) -> None:
-        self._needs, self._remotes, self._epoch = needs, tuple(remotes), epoch
+    def __init__(self, needs: Coming, indexes: Sequence[Index], *, start: int, epoch: int) -> None:
+        self._needs, self._indexes, self._epoch = needs, indexes, epoch
+        self._remotes = [index.opener for index in indexes if isinstance(index.opener, RemoteSet)]
         self._lock = threading.Lock()
         self._position = start
         self._begin_plan()
@@ -105,8 +101,9 @@ class Ahead:
             try:
                 os.close(need.remote(need.shard))
             except ShardError:  # told where it failed
-                self._later[need.name] = time.monotonic() + RETRY_SECONDS
-                self._missing[need.name] = need
+                with self._lock:
+                    self._later[need.name] = time.monotonic() + RETRY_SECONDS
+                    self._missing[need.name] = need
 
     def _next(self) -> Need | None:
         """The first coming shard that is not there and that no thread of ours fetches."""
@@ -133,7 +130,12 @@ class Ahead:
 
         What is there counts as used just now, the nearest last, so that it is the last to be evicted.
         """
-        for need in self._needs(self._planned + self._scanned, min(CHUNK, self._epoch - self._scanned)):
+        start = self._planned + self._scanned
+        for number, shard in self._needs(start, min(start + CHUNK, self._planned + self._epoch)):
+            index = self._indexes[number]
+            if not isinstance(index.opener, RemoteSet):
+                continue
+            need = Need(index.opener, index.shards[shard])
             if need.name in self._plan:
                 continue
             self._room -= need.shard.filesize
@@ -160,16 +162,19 @@ class Ahead:
 
 
 @contextlib.contextmanager
-def ahead(stream: Stream, indexes: Sequence[Index], start: int) -> Iterator[Callable[[int], None]]:
-    """Fetch ahead while a stream is read from `start` on; gives what is to be told every position reached.
+def ahead(
+    needs: Coming, indexes: Sequence[Index], *, start: int, epoch: int
+) -> Iterator[Callable[[int], None]]:
+    """Fetch ahead while positions are read from `start` on; gives what is told every position reached.
 
-    Does nothing where all sets lie in folders, and on all but one rank of each node.
+    epoch: positions after which all shards have come. Does nothing where all sets lie in folders, and on all
+    but one rank of each node.
     """
-    remotes = [index.opener for index in indexes if isinstance(index.opener, RemoteSet)]
-    if not remotes or dist.local_rank() != 0:
+    anywhere = any(isinstance(index.opener, RemoteSet) for index in indexes)
+    if not anywhere or dist.local_rank() != 0:
         yield lambda position: None
         return
-    fetcher = Ahead(coming(stream, indexes), remotes, start, len(stream.rows))
+    fetcher = Ahead(needs, indexes, start=start, epoch=epoch)
     try:
         yield fetcher.moved
     finally:
