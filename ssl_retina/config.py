@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from ssl_retina import config_text, shares
+from ssl_retina.addresses import Place
 from ssl_retina.config_text import Source
 from ssl_retina.errors import ConfigError
 
@@ -60,7 +61,7 @@ CropScale = Annotated[tuple[Area, Area], AfterValidator(_rising)]
 class Data(Section):
     """Which samples are trained on, and in which batches.
 
-    shards: folders with an `index.json`, one or several.
+    shards: folders with an `index.json`, or http(s)://, s3://, gs:// addresses of such; one or several.
     where: conditions on the index's columns joined by `and`, such as `split != test and modality == fundus`.
     exclude: a file of sample or patient pseudonyms, one a line, that are left out.
     batch_size: samples of one optimiser step over all ranks.
@@ -69,9 +70,10 @@ class Data(Section):
     sampling: `uniform` draws every sample once an epoch, `balanced` by the weights in the sets' tables.
     proportions: how much of the draws each set gives: in the order of `shards`, or by their paths or names.
     shuffle_shards: how many shards are shuffled with each other at a time; null: everything.
+    cache, cache_gib: where shards of addresses are kept (the user's own cache if not given), and how much.
     """
 
-    shards: Annotated[tuple[Path, ...], BeforeValidator(_one_or_several), Field(min_length=1)]
+    shards: Annotated[tuple[Place, ...], BeforeValidator(_one_or_several), Field(min_length=1)]
     batch_size: Positive
     where: str | None = None
     exclude: Path | None = None
@@ -80,6 +82,8 @@ class Data(Section):
     sampling: Literal["uniform", "balanced"] = "uniform"
     proportions: Annotated[shares.Proportions | None, BeforeValidator(shares.checked)] = None
     shuffle_shards: Positive | None = None
+    cache: Path | None = None
+    cache_gib: Annotated[float, Field(gt=0)] = 50.0
 
 
 class Model(Section):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ssl_retina.addresses import masked
 from ssl_retina.errors import ConfigError, InputError
 
 Key = tuple[str, ...]
@@ -147,7 +148,7 @@ def _override(text: str, values: dict[str, Any], places: dict[Key, str], problem
     name, equals, raw = text.partition("=")
     key = tuple(name.strip().split("."))
     if not equals or not all(key):
-        problems.append(f"{text!r}: an override is written section.key=value   [command line]")
+        problems.append(f"{masked(text)!r}: an override is written section.key=value   [command line]")
         return
     try:
         value = yaml.load(raw, Loader=_Loader)  # noqa: S506 - a SafeLoader
@@ -160,9 +161,10 @@ def _override(text: str, values: dict[str, Any], places: dict[Key, str], problem
             child = target[part] = {}
         target = child
     target[key[-1]] = value
+    shown = f"override {masked(text)}"
     for length in range(1, len(key)):
-        places.setdefault(key[:length], f"override {text}")
-    places[key] = f"override {text}"
+        places.setdefault(key[:length], shown)
+    places[key] = shown
 
 
 def did_you_mean(word: str, choices: Sequence[str]) -> str:
@@ -221,7 +223,7 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any], source: Source) -
             return f"{'.'.join(key + ('',))}{text}   {source.place(own)}"
         return f"{name}: {text}   {place}"
     message = problem["msg"].replace("Input should", "should")
-    return f"{name}: {message}, got {problem['input']!r}   {place}"
+    return f"{name}: {message}, got {masked(repr(problem['input']))}   {place}"
 
 
 def _fields(model: type[BaseModel], key: Key) -> Mapping[str, Any]:

@@ -10,8 +10,8 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -52,13 +52,17 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """What `index.json` says. `digest` is the SHA-256 of the file: it names the set in checkpoints."""
+    """What `index.json` says. `digest` is the SHA-256 of the file: it names the set in checkpoints.
+
+    opener: gives a descriptor of a shard that need not lie in `folder`; it crosses processes.
+    """
 
     folder: Path
     shards: tuple[Shard, ...]
     columns: Mapping[str, tuple[str, ...]]
     facts: Mapping[str, Any]
     digest: str
+    opener: Callable[[Shard], int] | None = field(default=None, compare=False)
 
     @property
     def samples(self) -> int:
@@ -126,10 +130,14 @@ def parse_facts(content: bytes, shard: str, key: str) -> dict[str, Any]:
 
 def read_index(folder: Path) -> Index:
     """Read and check `index.json`; no shard is opened. Raises ShardError that says what to do."""
-    path = folder / INDEX_NAME
-    if not path.is_file():
+    if not (folder / INDEX_NAME).is_file():
         raise ShardError(_no_index(folder))
-    content = path.read_bytes()
+    return parse_index(folder, (folder / INDEX_NAME).read_bytes())
+
+
+def parse_index(folder: Path, content: bytes) -> Index:
+    """As `read_index`, for content that is about to become `folder`'s index."""
+    path = folder / INDEX_NAME
     try:
         parsed = json.loads(content)
         ours = parsed["ssl_retina"]
@@ -145,7 +153,8 @@ def read_index(folder: Path) -> Index:
         raise ShardError(f"{path} has format {version}, this version reads 1 to {FORMAT}: shard again")
     for shard in shards:
         check_url(shard.url, path)
-    return Index(folder, shards, MappingProxyType(listed), MappingProxyType(ours), _digest(content))
+    digest = hashlib.sha256(content).hexdigest()
+    return Index(folder, shards, MappingProxyType(listed), MappingProxyType(ours), digest)
 
 
 def _shard(listed: Mapping[str, Any]) -> Shard:
@@ -176,10 +185,6 @@ def no_tars(folder: Path) -> str:
             "(bunzip2, unxz, unzstd for the others)"
         )
     return f"{folder} holds no shards: make them with ssl-retina shard SRC --out {folder}"
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def check_url(url: object, path: Path) -> None:
@@ -277,8 +282,15 @@ class Reader:
         if number not in self._files:
             if len(self._files) >= OPEN_LIMIT:
                 os.close(self._files.pop(next(iter(self._files))))
-            self._files[number] = os.open(self.index.folder / self._name(row), os.O_RDONLY | os.O_CLOEXEC)
+            self._files[number] = self._opened(self._name(row), number)
         return self._files[number]
+
+    def _opened(self, name: str, number: int) -> int:
+        if self.index.opener is None:
+            return os.open(self.index.folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        for gone in [key for key, file in self._files.items() if os.fstat(file).st_nlink == 0]:
+            os.close(self._files.pop(gone))  # evicted: its room is free when nobody has it open
+        return self.index.opener(self.index.shards[number])
 
 
 def split_names(value: str) -> frozenset[str]:

@@ -11,6 +11,7 @@ from typing import Protocol
 from pydantic import ValidationInfo
 
 from ssl_retina import config_text
+from ssl_retina.addresses import masked
 
 
 class Named(Protocol):
@@ -41,7 +42,7 @@ def checked(value: object, info: ValidationInfo) -> object:
             f"{value!r} is neither a list of numbers, one for each of data.shards, nor a mapping to them"
         ]
     if wrong:
-        raise ValueError("; ".join(wrong))
+        raise ValueError(masked("; ".join(wrong)))
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -12,6 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 ROWS = (
     {
+        "addresses",
         "errors",
         "contract",
         "dist",
@@ -47,6 +48,8 @@ OWNERS = {
     "torchvision": set(),
     "huggingface_hub": {"release/hub/huggingface.py"},
     "httpx2": {"release/hub/"},
+    "fsspec": {"data/remote/"},
+    "aiohttp": {"data/remote/"},
 }
 
 

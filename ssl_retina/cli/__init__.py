@@ -19,6 +19,7 @@ from ssl_retina.cli import (
     finetune,
     hub,
     launch,
+    places,
     pretrain,
     probe,
     real,
@@ -63,6 +64,7 @@ def main() -> None:
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
+        places.refuse_addresses(sys.argv[1:])
         app()
     except UserError as error:
         print(f"ssl-retina: {error}", file=sys.stderr)

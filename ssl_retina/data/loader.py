@@ -7,13 +7,14 @@ position does not depend on ranks or workers (law 2); a position is all that a r
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssl_retina import config, shard_index, shards
 from ssl_retina.contract import Batch, ViewSpec
-from ssl_retina.data import sampling, workers
+from ssl_retina.data import remote, sampling, workers
 from ssl_retina.data.sampling import EVENLY, Ways
 from ssl_retina.data.selection import Rows, Selection, select
 from ssl_retina.data.stream import Loaded, Sets, Stream, as_positions
@@ -27,14 +28,18 @@ HELD_OUT_SEED = 0
 
 
 def open_source(data: config.Data, spec: ViewSpec, *, seed: int) -> "Source":
-    """Read the indexes and choose the samples; no shard is opened.
+    """Read the indexes and choose the samples; no shard is opened. Addresses give their tables to the cache.
 
     Raises ShardError that names every set without a readable index, and what `selection.select` raises.
     """
     indexes, problems = [], []
-    for folder in data.shards:
+    for place in data.shards:
         try:
-            indexes.append(shards.read_index(folder))
+            indexes.append(
+                shards.read_index(place)
+                if isinstance(place, Path)
+                else remote.opened(place, data.cache, data.cache_gib)
+            )
         except ShardError as error:
             problems.append(str(error))
     if problems:
@@ -43,6 +48,7 @@ def open_source(data: config.Data, spec: ViewSpec, *, seed: int) -> "Source":
         raise InputError("data.shards names the same set twice")
     sampling.check(data, indexes)
     chosen = select(indexes, where=data.where, exclude=data.exclude, held_out=data.held_out)
+    remote.require_room(indexes, (chosen.train, chosen.held_out), window=data.shuffle_shards)
     if data.workers:
         workers.start_server()  # its server loads torch (seconds) while the caller builds the model
     ways = sampling.Ways.of(data)
@@ -67,7 +73,9 @@ class Source:
         self._sets = Sets(indexes)
         order, self.epoch = sampling.order(indexes, chosen.train, ways, seed=seed)
         self._stream = Stream(self._sets, order, spec)
-        self._held_out, _ = sampling.order(indexes, chosen.held_out, EVENLY, seed=HELD_OUT_SEED)
+        # few shards at a time here too: an evaluation must not ask a bounded cache for all of them
+        few = Ways(shuffle_shards=ways.shuffle_shards)
+        self._held_out, _ = sampling.order(indexes, chosen.held_out, few, seed=HELD_OUT_SEED)
         self._count = _Count()
 
     @property
@@ -96,6 +104,11 @@ class Source:
         return tuple(itertools.accumulate((index.samples for index in self.indexes[:-1]), initial=0))
 
     @property
+    def notes(self) -> list[str]:
+        """What there is to tell of sets at addresses."""
+        return remote.notes(self.indexes)
+
+    @property
     def replaced(self) -> int:
         """How many samples of this rank did not decode so far and were replaced by the next in order."""
         return len(self._count.replaced)
@@ -104,8 +117,11 @@ class Source:
         """Raise ShardError with every difference between the sets and their indexes, all sets at once."""
         wrong = []
         for index in self.indexes:
-            found = shard_index.verify(index, hashes=hashes)
-            wrong += [f"{index.folder}: {sentence}" for sentence in found]
+            if isinstance(index.opener, remote.RemoteSet):
+                found, place = remote.verify(index.opener, index), str(index.opener.address)
+            else:
+                found, place = shard_index.verify(index, hashes=hashes), str(index.folder)
+            wrong += [f"{place}: {sentence}" for sentence in found]
         if wrong:
             listed = "\n".join(f"  {sentence}" for sentence in wrong)
             raise ShardError(
@@ -123,8 +139,12 @@ class Source:
         assert 0 <= rank < world, (rank, world)
         starts = itertools.count(start + rank * micro_batch, world * micro_batch)
         asked = (as_positions(first, micro_batch) for first in starts)
-        for loaded in workers.load(self._stream, asked, workers=self._workers, rank=rank):
-            yield self._count.checked(loaded, micro_batch)
+        needs = self._stream.order.shards
+        with remote.ahead(needs, self.indexes, start=start, epoch=self.samples) as moved:
+            given = workers.load(self._stream, asked, workers=self._workers, rank=rank)
+            for step, loaded in enumerate(given):
+                moved(start + step * world * micro_batch)
+                yield self._count.checked(loaded, micro_batch)
 
     def held_out(self, *, rank: int, world: int, batch: int, limit: int) -> Iterator[Batch]:
         """This rank's share of about `limit` held-out samples, in a fixed order with fixed views.

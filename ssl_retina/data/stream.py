@@ -68,7 +68,7 @@ class Sets:
     """Several sets as one: rows count through them. Can be sent to another process, opens files there."""
 
     def __init__(self, indexes: Sequence[Index]) -> None:
-        self._promised = tuple((index.folder, index.digest) for index in indexes)
+        self._promised = tuple((index.folder, index.digest, index.opener) for index in indexes)
         self._ends = np.cumsum([index.samples for index in indexes])
         self._readers: dict[int, Reader] = {}
 
@@ -92,8 +92,8 @@ class Sets:
 
     def _reader(self, number: int) -> Reader:
         if number not in self._readers:
-            folder, digest = self._promised[number]
-            index = shards.read_index(folder)
+            folder, digest, opener = self._promised[number]
+            index = replace(shards.read_index(folder), opener=opener)
             if index.digest != digest:
                 raise ShardError(f"{folder} was indexed anew since the run started: start again")
             self._readers[number] = Reader(index)

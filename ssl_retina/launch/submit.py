@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ssl_retina import config, config_text, files, locks, methods, shard_index, shards
+from ssl_retina.addresses import Address
 from ssl_retina.config import Run
 from ssl_retina.data import sampling, selection
 from ssl_retina.errors import InputError, ShardError, StateError
@@ -62,10 +63,13 @@ def plan(
     """
     run = config.load(path, overrides, methods.config_type, methods.available())
     _check_batch(run, profile)
+    addresses = [one for one in run.data.shards if isinstance(one, Address)]
+    _refuse_secrets(addresses)
     files.check_folder(run.out, KNOWN, "a run")
     resume.look(run, extend=extend, change=change)
     unseen = _check_data(run)
     notes = tuple(f"{one} is not visible on this machine, so it was not checked" for one in unseen)
+    notes += tuple(f"{one} is looked at when the job begins, not here" for one in addresses)
     here = Path(os.path.abspath("."))
     out = here / run.out
     if locks.is_held(out):
@@ -98,10 +102,20 @@ def _check_batch(run: Run, profile: Profile) -> None:
         )
 
 
+def _refuse_secrets(addresses: Sequence[Address]) -> None:
+    for address in addresses:
+        if address.secret:
+            raise InputError(
+                f"data.shards: what is hidden in {address} would stand in the job's script and config, which "
+                "others may read: give it in the job's environment, in ~/.netrc or fsspec's configuration"
+            )
+
+
 def _check_data(run: Run) -> tuple[Path, ...]:
     """Hold shards that this machine sees against their index; give what it does not see."""
     indexes = []
-    for folder in run.data.shards:
+    folders = [place for place in run.data.shards if isinstance(place, Path)]
+    for folder in folders:
         if not folder.exists():
             continue
         index = shards.read_index(folder)
@@ -113,7 +127,7 @@ def _check_data(run: Run) -> tuple[Path, ...]:
         sampling.check(run.data, indexes)
         if run.data.where:
             selection.parse(run.data.where, indexes)
-    named = [*run.data.shards, run.data.exclude, run.tracking.labels]
+    named = [*folders, run.data.exclude, run.tracking.labels]
     return tuple(path for path in named if path is not None and not path.exists())
 
 

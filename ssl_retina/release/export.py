@@ -176,7 +176,7 @@ def _facts(trained: Trained, method: Any, description: Mapping[str, Any]) -> car
         operations=facts.step_operations(run, method) * trained.facts["step"],
         checkpoint=trained.facts,
         progress=trained.progress,
-        data=facts.data_sets(run.data.shards, trained.facts["data"]["digests"]),
+        data=facts.data_sets(run.data, trained.facts["data"]["digests"]),
     )
 
 

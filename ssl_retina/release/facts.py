@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_retina import config, methods, shards
 from ssl_retina.contract import Batch, Clock, ViewSpec
+from ssl_retina.data import remote
 from ssl_retina.errors import ShardError
 from ssl_retina.release.card import DataSet
 
@@ -82,12 +83,21 @@ def _blank(spec: ViewSpec) -> Batch:
     )
 
 
-def data_sets(folders: Sequence[Path], digests: Sequence[str]) -> tuple[DataSet, ...]:
-    """Every shard set of the run by the digest it was trained with; counted where the same set is at hand."""
-    return tuple(_data_set(folder, digest) for folder, digest in zip(folders, digests, strict=True))
+def data_sets(data: config.Data, digests: Sequence[str]) -> tuple[DataSet, ...]:
+    """Every shard set of the run by the digest it was trained with; counted where the same set is at hand.
+
+    Of an address that is where its tables still lie in the cache; nobody is asked for them.
+    """
+    places = [
+        place if isinstance(place, Path) else remote.kept(place, digest, data.cache)
+        for place, digest in zip(data.shards, digests, strict=True)
+    ]
+    return tuple(_data_set(folder, digest) for folder, digest in zip(places, digests, strict=True))
 
 
-def _data_set(folder: Path, digest: str) -> DataSet:
+def _data_set(folder: Path | None, digest: str) -> DataSet:
+    if folder is None:
+        return DataSet(digest, None, None, {})
     try:
         index = shards.read_index(folder)
         if index.digest != digest:

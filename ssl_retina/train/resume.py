@@ -21,6 +21,8 @@ HARMLESS = (
     "data.workers",
     "data.shards",
     "data.exclude",
+    "data.cache",
+    "data.cache_gib",
     "train.zero_stage",
     "train.activation_checkpointing",
 )

@@ -121,8 +121,8 @@ def refuse_repeats(run: Run, source: Source) -> None:
 
 
 def remarks(run: Run, source: Source, micro_batch: int) -> list[str]:
-    """What is allowed but seldom meant, as sentences."""
-    said = []
+    """Where photographs of addresses are kept, and what is allowed but seldom meant, as sentences."""
+    said = [*source.notes]
     if run.data.batch_size > source.samples:
         said.append(
             f"data.batch_size ({run.data.batch_size}) is larger than the {source.samples} photographs to "
@@ -204,6 +204,7 @@ def _seen(run: Run) -> dict[str, list[int]]:
     stats = {
         str(path.resolve()): path.stat()
         for folder in run.data.shards
+        if isinstance(folder, Path)  # what comes from an address is hashed as it comes
         for path in sorted(folder.glob("*.tar"))
     }
     return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()}

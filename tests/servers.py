@@ -7,6 +7,7 @@ sent, byte by byte.
 import contextlib
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,7 +49,8 @@ class Fault:
 class Server:
     """Files under paths; `always` holds faults that never end, `script` those that are used up.
 
-    most: bytes that one answer to a range holds, as some caches have it.
+    most: bytes that one answer to a range holds, as some caches have it. rate: bytes a second, over all.
+    busiest: how many requests were answered at the same time.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -57,6 +59,11 @@ class Server:
     ranges: bool = True
     tags: bool = True
     most: int = 1 << 40
+    rate: float | None = None
+    busiest: int = 0
+    busy: int = 0
+    free_at: float = 0.0
+    turn: threading.Lock = field(default_factory=threading.Lock)
     asked: list[Asked] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
     address: str = ""
@@ -67,6 +74,16 @@ class Server:
 
     def serve(self, given: BaseHTTPRequestHandler) -> None:
         """Answer one GET or HEAD."""
+        with self.turn:
+            self.busy += 1
+            self.busiest = max(self.busiest, self.busy)
+        try:
+            self._serve(given)
+        finally:
+            with self.turn:
+                self.busy -= 1
+
+    def _serve(self, given: BaseHTTPRequestHandler) -> None:
         path = given.path.split("?")[0]
         note = Asked(given.command, given.path, {key.lower(): value for key, value in given.headers.items()})
         self.asked.append(note)
@@ -83,14 +100,14 @@ class Server:
         tag = f'"{hash(content):x}"'
         headers = {"ETag": tag} if self.tags else {}
         start, end, note.status = 0, len(content), 200
-        found = re.fullmatch(r"bytes=(\d+)-", note.headers.get("range", ""))
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", note.headers.get("range", ""))
         if found and self.ranges and note.headers.get("if-range", tag) == tag:
             start, note.status = int(found[1]), 206
             if start >= len(content):
                 note.status = 416
                 _answer(given, 416, {"Content-Length": "0", "Content-Range": f"bytes */{len(content)}"})
                 return
-            end = min(len(content), start + self.most)
+            end = min(len(content), start + self.most, int(found[2] or len(content)) + 1)
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
         body = content
         if fault.corrupt is not None:
@@ -114,6 +131,7 @@ class Server:
             for at in range(0, len(body), 1 << 14):
                 piece = body[at : at + (1 << 14)]
                 frame = b"%x\r\n%s\r\n" % (len(piece), piece) if fault.chunked else piece
+                self._pace(len(piece))
                 given.wfile.write(frame)
                 note.sent += len(piece)
             if fault.chunked and ends is None:
@@ -122,6 +140,15 @@ class Server:
             self.released.wait(20)
         if ends is not None or fault.announce is not None or fault.unframed:
             given.close_connection = True
+
+    def _pace(self, count: int) -> None:
+        """Wait until the line, which all answers share, has carried these bytes."""
+        if self.rate is None:
+            return
+        with self.turn:
+            self.free_at = max(self.free_at, time.monotonic()) + count / self.rate
+            until = self.free_at
+        time.sleep(max(until - time.monotonic(), 0))
 
 
 def _answer(given: BaseHTTPRequestHandler, status: int, headers: Mapping[str, str]) -> None:
