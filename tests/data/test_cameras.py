@@ -310,6 +310,12 @@ def test_each_view_has_its_field(
         assert done.local_views is not None
         assert done.local_field_of_view is not None
         pairs.append((done.local_views, done.local_field_of_view))
+        assert batch.cameras is not None
+        assert batch.local_field_of_view is not None
+        before = torch.cat((batch.field_of_view, batch.local_field_of_view))[..., 2]
+        share = torch.cat((done.field_of_view, done.local_field_of_view))[..., 2] / before
+        assert torch.allclose(share, batch.cameras[..., cameras.NARROW])
+        assert len(share.unique()) == 36
     for pixels, fields in pairs:
         assert fields.shape == (*pixels.shape[:2], 4)
         places = torch.arange(pixels.shape[-1]) + 0.5
