@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssl_retina.archive.picture import Pixels
+from ssl_retina.archive.picture import Pixels, as_image
 
 Table = NDArray[np.float32]
 """(photographs, features)."""
@@ -23,10 +23,11 @@ SAMPLE = 20_000
 SLICE = 65_536
 
 
-def of(pixels: Pixels, field_of_view: tuple[float, ...] | None) -> list[float]:
+def of(pixels: Pixels | Image.Image, field_of_view: tuple[float, ...] | None) -> list[float]:
     """Mean and spread of red, green, blue and of their neighbours' differences, inside the field."""
-    height, width = pixels.shape[:2]
-    small = np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
+    image = as_image(pixels)
+    width, height = image.size
+    small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
     x, y, across, down = (
         (width / 2, height / 2, width / 2, height / 2) if field_of_view is None else field_of_view
     )
