@@ -6,6 +6,7 @@ everything else keep their shape and are only shrunk. Nothing is ever enlarged o
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,27 +41,27 @@ middles of 316 photographs: 1.5 and 0.90 at least. A face is mostly less red, an
 class Cleaned:
     """What is stored.
 
-    pixels: (height, width, 3) uint8 RGB; a square where modality is "fundus".
+    image: RGB, without any metadata; a square where modality is "fundus".
     modality: "fundus", "oct" or "other".
     field_of_view: centre x, centre y, radius x, radius y in stored pixels (pixel i covers i to i + 1; the
         centre may lie off the middle and the circle may reach beyond the image); None where none was found.
     """
 
-    pixels: Pixels
+    image: Image.Image
     modality: str
     field_of_view: tuple[float, float, float, float] | None
 
     @functools.cached_property
-    def image(self) -> Image.Image:
-        """The pixels in Pillow's layout, once for all that encodes and judges them."""
-        return as_image(self.pixels)
+    def pixels(self) -> Pixels:
+        """(height, width, 3) uint8."""
+        return np.asarray(self.image)
 
 
 @dataclass(frozen=True)
 class _Thumbnail:
-    """Box-filtered (3, height, width) values; source coordinate = thumbnail coordinate * factor + shift."""
+    """Box-filtered red, green, blue; source coordinate = thumbnail coordinate * factor + shift."""
 
-    planes: Pixels
+    planes: Sequence[NDArray[np.uint8]]
     factor: int
     shift: float
 
@@ -99,13 +100,13 @@ def _thumbnail(image: Image.Image) -> _Thumbnail:
         every = -(-image.width // step), -(-image.height // step)
         image = image.transform(every, Image.Transform.AFFINE, (step, 0, shift, 0, step, shift))
     reduced = image.reduce(factor // step)
-    return _Thumbnail(np.stack([np.asarray(one) for one in reduced.split()]), factor // step * step, shift)
+    return _Thumbnail([np.asarray(one) for one in reduced.split()], factor // step * step, shift)
 
 
-def _blank(planes: Pixels) -> bool:
+def _blank(planes: Sequence[NDArray[np.uint8]]) -> bool:
     """Whether no channel has more range than noise."""
-    sampled = planes[:, ::2, ::2]
-    return all(np.diff(field_of_view.quantiles(one, (0.005, 0.995))) < BLANK_RANGE for one in sampled)
+    ranges = (field_of_view.quantiles(one[::2, ::2], (0.005, 0.995)) for one in planes)
+    return all(high - low < BLANK_RANGE for low, high in ranges)
 
 
 def _circle(thumbnail: _Thumbnail) -> Circle | None:
@@ -118,9 +119,9 @@ def _circle(thumbnail: _Thumbnail) -> Circle | None:
     return replace(found, x=found.x * scale + shift, y=found.y * scale + shift, radius=found.radius * scale)
 
 
-def _modality(planes: Pixels, circle: Circle | None) -> str:
+def _modality(planes: Sequence[NDArray[np.uint8]], circle: Circle | None) -> str:
     """A grey picture without a sure circle is no photograph of a fundus; a clearly red one is."""
-    red, green, blue = planes[:, ::2, ::2]
+    red, green, blue = (np.ascontiguousarray(one[::2, ::2]) for one in planes)
     most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     (chroma,) = field_of_view.quantiles(most - least, (0.98,))
     if chroma <= GREY_CHROMA:
@@ -148,7 +149,7 @@ def _fundus(image: Image.Image, circle: Circle | None, size: int) -> Cleaned:
         return Cleaned(stored, "fundus", None)
     x, y = (circle.x - left) * ratio, (circle.y - top) * ratio
     radius = circle.radius * ratio
-    _blacken(stored, x, y, radius)
+    stored.paste((0, 0, 0), None, _outside(stored.size, x, y, radius))
     rounded = (round(x, 2), round(y, 2), round(radius, 2), round(radius, 2))
     return Cleaned(stored, "fundus", rounded)
 
@@ -166,8 +167,8 @@ def _square(width: int, height: int, circle: Circle | None) -> tuple[int, int, i
     return round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2), side
 
 
-def _place(image: Image.Image, square: tuple[int, int, int], size: int) -> Pixels:
-    """The square of the source as (size, size, 3), black where it reaches beyond the source."""
+def _place(image: Image.Image, square: tuple[int, int, int], size: int) -> Image.Image:
+    """The square of the source in `size` x `size`, black where it reaches beyond the source."""
     left, top, side = square
     ratio = size / side
     columns = _span(left, image.width, ratio, size)
@@ -178,10 +179,11 @@ def _place(image: Image.Image, square: tuple[int, int, int], size: int) -> Pixel
         left + columns[1] / ratio,
         top + rows[1] / ratio,
     )
-    stored = np.zeros((size, size, 3), np.uint8)
-    stored[rows[0] : rows[1], columns[0] : columns[1]] = _resample(
-        image, box, (columns[1] - columns[0], rows[1] - rows[0])
-    )
+    seen = _resample(image, box, (columns[1] - columns[0], rows[1] - rows[0]))
+    if seen.size == (size, size):
+        return seen
+    stored = Image.new("RGB", (size, size))
+    stored.paste(seen, (columns[0], rows[0]))
     return stored
 
 
@@ -192,30 +194,28 @@ def _span(start: int, length: int, ratio: float, size: int) -> tuple[int, int]:
     return first, last
 
 
-def _resample(image: Image.Image, box: tuple[float, float, float, float], shape: tuple[int, int]) -> Pixels:
+def _resample(
+    image: Image.Image, box: tuple[float, float, float, float], shape: tuple[int, int]
+) -> Image.Image:
     """Bicubic with antialiasing of a box (left, top, right, bottom) to (width, height)."""
     left, top, right, bottom = box
     inside = max(0.0, left), max(0.0, top), min(float(image.width), right), min(float(image.height), bottom)
-    return np.asarray(image.resize(shape, Image.Resampling.BICUBIC, box=inside, reducing_gap=3.0))
+    return image.resize(shape, Image.Resampling.BICUBIC, box=inside, reducing_gap=3.0)
 
 
-def _shrink(image: Image.Image, size: int) -> Pixels:
+def _shrink(image: Image.Image, size: int) -> Image.Image:
     """The same shape, with the longer side at most `size`."""
     width, height = image.size
     ratio = min(1.0, size / max(width, height))
     if ratio == 1.0:
-        return np.asarray(image)
+        return image.copy()  # and not the reader's own
     shape = max(1, round(width * ratio)), max(1, round(height * ratio))
     return _resample(image, (0, 0, width, height), shape)
 
 
-def _blacken(pixels: Pixels, x: float, y: float, radius: float) -> None:
-    """Set what lies outside the circle to black, in place."""
-    height, width = pixels.shape[:2]
-    left = (radius + 0.5) ** 2 - (np.arange(height) + 0.5 - y) ** 2
-    half = np.sqrt(np.maximum(left, 0))
-    first = np.where(left < 0, width, np.clip(np.ceil(x - half - 0.5), 0, width)).astype(int).tolist()
-    last = np.clip(np.floor(x + half - 0.5) + 1, 0, width).astype(int).tolist()
-    for row, start, end in zip(pixels, first, last, strict=True):
-        row[:start] = 0
-        row[end:] = 0
+def _outside(size: tuple[int, int], x: float, y: float, radius: float) -> Image.Image:
+    """A mask of what lies outside the circle."""
+    width, height = size
+    rows = (np.arange(height) + 0.5 - y)[:, None] ** 2
+    columns = (np.arange(width) + 0.5 - x) ** 2
+    return Image.fromarray(rows + columns > (radius + 0.5) ** 2)

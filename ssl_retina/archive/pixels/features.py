@@ -27,7 +27,7 @@ def of(pixels: Pixels | Image.Image, field_of_view: tuple[float, ...] | None) ->
     """Mean and spread of red, green, blue and of their neighbours' differences, inside the field."""
     image = as_image(pixels)
     width, height = image.size
-    small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
+    small = np.asarray(_means(image), np.float32)
     x, y, across, down = (
         (width / 2, height / 2, width / 2, height / 2) if field_of_view is None else field_of_view
     )
@@ -41,6 +41,14 @@ def of(pixels: Pixels | Image.Image, field_of_view: tuple[float, ...] | None) ->
     rough = steps[inside[1:, 1:]]
     parts = (seen.mean(axis=0), seen.std(axis=0), rough.mean(axis=0), rough.std(axis=0))
     return [round(float(value), 2) for value in np.concatenate(parts)]
+
+
+def _means(image: Image.Image) -> Image.Image:
+    """SIDE x SIDE means: rows first, as a resize by boxes has it, which is slower where whole pixels fit."""
+    across, down = image.width // SIDE, image.height // SIDE
+    if across * SIDE == image.width and down * SIDE == image.height and {across, down} <= {4, 8, 16, 32}:
+        return image.reduce((across, 1)).reduce((1, down))
+    return image.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
 def clusters(table: Table) -> list[int]:

@@ -160,25 +160,22 @@ def window_sums(values: NDArray[np.float32], half: int) -> NDArray[np.float32]:
 
 def inner_window_sums(values: NDArray[np.float32], half: int) -> NDArray[np.float32]:
     """The same for windows that lie inside: (..., height - 2 half, width - 2 half)."""
+    values = np.ascontiguousarray(values)
     *others, height, width = values.shape
     length = 2 * half + 1
-    down = _run_sums(np.moveaxis(values, -2, 0), length)
-    columns = np.ascontiguousarray(np.moveaxis(down, 0, -2))
-    flat = _run_sums(columns.ravel(), length)  # runs over the end of a row are left out below
+    flat = _run_sums(_run_sums(values.ravel(), length, width), length, 1)  # some run over an end: left out
     shape = (*others, height - length + 1, width - length + 1)
-    return np.lib.stride_tricks.as_strided(flat, shape, columns.strides)
+    return np.ndarray(shape, np.float32, np.ascontiguousarray(flat), strides=values.strides)
 
 
-def _run_sums(values: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-    """Sums of `length` neighbours along the first axis, by doubling: of runs of 1, 2, 4, ... that add up."""
-    count = len(values) - length + 1
-    total, taken, run, width = None, 0, values, 1
-    while True:
-        if length & width:
-            part = run[taken : taken + count]
-            total = part if total is None else total + part
-            taken += width
-        if 2 * width > length:
-            return total
-        run = run[:-width] + run[width:]
+def _run_sums(values: NDArray[np.float32], length: int, step: int) -> NDArray[np.float32]:
+    """Sums of `length` values that lie `step` apart, by doubling: of runs of 1, 2, 4, ... that add up."""
+    count = len(values) - (length - 1) * step
+    total, taken, run, width = values[:count], step, values, 1  # lengths are odd
+    while 2 * width <= length:
+        run = run[: -width * step] + run[width * step :]
         width *= 2
+        if length & width:
+            total = total + run[taken : taken + count]
+            taken += width * step
+    return total

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from ssl_retina.archive.picture import WHOLE, Part, Picture, Pixels, Place, check_size
 from ssl_retina.archive.rejection import Rejected
@@ -239,11 +239,13 @@ def _high_byte(pixels: Pixels) -> tuple[str, ...]:
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """A copy after the EXIF orientation; a broken EXIF block is noted and turns nothing."""
+    """Apply the EXIF orientation; a broken EXIF block is noted and turns nothing."""
     try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image, ()  # no copy
         return ImageOps.exif_transpose(image), ()
     except MALFORMED:
-        return image.copy(), ("exif_unreadable",)
+        return image, ("exif_unreadable",)
 
 
 def _rgb(image: Image.Image) -> tuple[Pixels, tuple[str, ...], Image.Image | None]:
