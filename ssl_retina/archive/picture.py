@@ -64,8 +64,8 @@ class Picture:
     facts: raw values under the allow-listed names patient, eye, device, visit, straight from DICOM; they may
         identify a patient and stay in memory until they are made pseudonyms.
     stored: width and height in the file where it was decoded at a smaller scale, else None.
-    decoded: the same pixels in Pillow's layout, where Pillow made them, with an empty `info`: what else of the
-        file hangs on it does not go along when it is cropped or shrunk.
+    decoded: the same pixels in Pillow's layout, where Pillow made them, with an empty `info`: what else of
+        the file hangs on it does not go along when it is cropped or shrunk.
     notes: what was mended on the way, such as "trailer" or "scaled_16_bit:12-4031"; for the ledger.
     """
 

@@ -216,6 +216,11 @@ def _shrink(image: Image.Image, size: int) -> Image.Image:
 def _outside(size: tuple[int, int], x: float, y: float, radius: float) -> Image.Image:
     """A mask of what lies outside the circle."""
     width, height = size
-    rows = (np.arange(height) + 0.5 - y)[:, None] ** 2
-    columns = (np.arange(width) + 0.5 - x) ** 2
-    return Image.fromarray(rows + columns > (radius + 0.5) ** 2)
+    left = (radius + 0.5) ** 2 - (np.arange(height) + 0.5 - y) ** 2
+    half = np.where(left < 0, -1, np.sqrt(np.maximum(left, 0)))
+    first, last = (
+        np.clip(place, -1, width).astype(np.int16)[:, None]
+        for place in (np.ceil(x - half - 0.5), np.floor(x + half - 0.5))
+    )
+    columns = np.arange(width, dtype=np.int16)
+    return Image.fromarray((columns < first) | (columns > last))

@@ -24,7 +24,7 @@ LIFTS = (0.1, 0.3)
 SURE = 0.9
 """Support at which no further threshold is tried."""
 
-TRIPLES, FEW = 256, 32
+TRIPLES, FEW = 256, 128
 """Circles tried, and how many at once: what is measured of them stays in the processor's cache."""
 
 RAYS = 240
