@@ -44,10 +44,10 @@ def of(pixels: Pixels | Image.Image, field_of_view: tuple[float, ...] | None) ->
 
 
 def _means(image: Image.Image) -> Image.Image:
-    """SIDE x SIDE means: rows first, as a resize by boxes has it, which is slower where whole pixels fit."""
-    across, down = image.width // SIDE, image.height // SIDE
-    if across * SIDE == image.width and down * SIDE == image.height and {across, down} <= {4, 8, 16, 32}:
-        return image.reduce((across, 1)).reduce((1, down))
+    """SIDE x SIDE means, as a resize by boxes rounds them; of a square by whole pixels, which is faster."""
+    factor = image.width // SIDE
+    if image.size == (factor * SIDE, factor * SIDE) and factor in (2, 4, 8, 16, 32):
+        return image.reduce((factor, 1)).reduce((1, factor))
     return image.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
