@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ssl_retina.archive.rejection import Rejected
 
@@ -17,6 +18,11 @@ LARGEST_ASPECT = 12
 
 Pixels = NDArray[np.uint8]
 """(height, width, 3) red, green, blue."""
+
+
+def as_image(pixels: Pixels | Image.Image) -> Image.Image:
+    """(height, width, 3) uint8 pixels in Pillow's layout; what is there already is not copied."""
+    return pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,8 @@ class Picture:
     facts: raw values under the allow-listed names patient, eye, device, visit, straight from DICOM; they may
         identify a patient and stay in memory until they are made pseudonyms.
     stored: width and height in the file where it was decoded at a smaller scale, else None.
+    decoded: the same pixels in Pillow's layout, where Pillow made them, with an empty `info`: what else of
+        the file hangs on it does not go along when it is cropped or shrunk.
     notes: what was mended on the way, such as "trailer" or "scaled_16_bit:12-4031"; for the ledger.
     """
 
@@ -66,6 +74,12 @@ class Picture:
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     stored: tuple[int, int] | None = None
+    decoded: Image.Image | None = None
+
+    @property
+    def image(self) -> Image.Image:
+        """The pixels in Pillow's layout: to find, crop and shrink them without a copy for every step."""
+        return as_image(self.pixels if self.decoded is None else self.decoded)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -176,10 +176,10 @@ def _photograph(
     if modality is None and cleaned.modality == "other" and not job.keep_other:
         raise Rejected("not_retinal")
     _refuse_text(job, cleaned)
-    suffix, image = encode(cleaned.pixels, job.encoding)
+    suffix, image = encode(cleaned.image, job.encoding)
     height, width = cleaned.pixels.shape[:2]
     ellipse = cleaned.field_of_view
-    record = {name: value for name, value in asdict(identity).items() if name != "mark"} | {
+    record = {name: value for name, value in vars(identity).items() if name != "mark"} | {
         "modality": cleaned.modality,
         "width": width,
         "height": height,
@@ -188,11 +188,11 @@ def _photograph(
         "field_of_view": None if ellipse is None else [round(float(value), 2) for value in ellipse],
         "pixels_sha256": clean.pixels_sha256(picture.pixels),
         "quality": _quality(cleaned),
-        "features": features.of(cleaned.pixels, ellipse) if cleaned.modality == "fundus" else None,
+        "features": features.of(cleaned.image, ellipse) if cleaned.modality == "fundus" else None,
         "suffix": suffix,
         "notes": list(picture.notes),
     }
-    seen = look.look(cleaned.pixels, ellipse) if cleaned.modality == "fundus" else None
+    seen = look.look(cleaned.image, ellipse) if cleaned.modality == "fundus" else None
     return record, image, seen
 
 
@@ -205,7 +205,7 @@ def _cleaned(
     """
     part, picture = shown
     modality = picture.modality or (stated.modality if stated else None)
-    cleaned = clean.clean(picture.pixels, modality, size)
+    cleaned = clean.clean(picture.image, modality, size)
     if picture.stored is None or max(cleaned.pixels.shape) >= size:
         return picture, modality, cleaned
     assert part.in_full is not None
@@ -224,7 +224,7 @@ def _quality(cleaned: clean.Cleaned) -> dict[str, Any] | None:
     """Only photographs of a fundus are judged."""
     if cleaned.modality != "fundus":
         return None
-    return quality.assess(cleaned.pixels, cleaned.field_of_view).facts()
+    return quality.assess(cleaned.image, cleaned.field_of_view).facts()
 
 
 def _parts(job: Job, found: Found, content: bytes) -> Sequence[Part]:

@@ -152,9 +152,9 @@ def _parts(job: worker.Job, found: Found) -> Seconds:
     watch.lap("read")
     picture = readers.parts(content, found.path, job.selection)[0].decode()
     watch.lap("decode")
-    cleaned = clean.clean(picture.pixels, None, job.size)
+    cleaned = clean.clean(picture.image, None, job.size)
     watch.lap("field_of_view")
-    encode(cleaned.pixels, job.encoding)
+    encode(cleaned.image, job.encoding)
     watch.lap("encode")
     clean.pixels_sha256(picture.pixels)
     watch.lap("hash")
@@ -164,9 +164,9 @@ def _parts(job: worker.Job, found: Found) -> Seconds:
 
 
 def _judge(cleaned: clean.Cleaned) -> None:
-    quality.assess(cleaned.pixels, cleaned.field_of_view)
-    features.of(cleaned.pixels, cleaned.field_of_view)
-    seen = look.look(cleaned.pixels, cleaned.field_of_view)
+    quality.assess(cleaned.image, cleaned.field_of_view)
+    features.of(cleaned.image, cleaned.field_of_view)
+    seen = look.look(cleaned.image, cleaned.field_of_view)
     if seen is not None:
         look.perceptual_hash(seen)
     if cleaned.field_of_view is None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from ssl_retina.archive.picture import as_image
 from ssl_retina.archive.pixels import clean as cleaning
 from ssl_retina.archive.pixels.clean import clean
 from ssl_retina.synthetic.cameras import CAMERAS, field_mask
@@ -37,7 +38,7 @@ def drawn() -> tuple[tuple[Shot, np.ndarray, np.ndarray], ...]:
 
 def overlap(pixels: np.ndarray, mask: np.ndarray) -> float:
     """Intersection over union of the found circle with the mask, in source pixels."""
-    circle = cleaning._circle(cleaning._thumbnail(pixels))
+    circle = cleaning._circle(cleaning._thumbnail(as_image(pixels)))
     if circle is None:
         return 0.0
     rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]] + 0.5

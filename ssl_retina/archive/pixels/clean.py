@@ -4,14 +4,16 @@ Pure functions of arrays. Fundus photographs become squares with black outside t
 everything else keep their shape and are only shrunk. Nothing is ever enlarged or stretched.
 """
 
+import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssl_retina.archive.picture import Pixels, check_size
+from ssl_retina.archive.picture import Pixels, as_image, check_size
 from ssl_retina.archive.pixels import field_of_view
 from ssl_retina.archive.pixels.field_of_view import Circle
 from ssl_retina.archive.rejection import Rejected
@@ -34,30 +36,32 @@ REDNESS, EVENLY, LIT = 1.35, 0.85, 30
 middles of 316 photographs: 1.5 and 0.90 at least. A face is mostly less red, and has hair, eyes and a wall.
 """
 
-MARGIN = 64
-"""Source rows kept around a crop, so that the filter never meets a cut that is not the photograph's own."""
-
 
 @dataclass(frozen=True)
 class Cleaned:
     """What is stored.
 
-    pixels: (height, width, 3) uint8 RGB; a square where modality is "fundus".
+    image: RGB, without any metadata; a square where modality is "fundus".
     modality: "fundus", "oct" or "other".
     field_of_view: centre x, centre y, radius x, radius y in stored pixels (pixel i covers i to i + 1; the
         centre may lie off the middle and the circle may reach beyond the image); None where none was found.
     """
 
-    pixels: Pixels
+    image: Image.Image
     modality: str
     field_of_view: tuple[float, float, float, float] | None
+
+    @functools.cached_property
+    def pixels(self) -> Pixels:
+        """(height, width, 3) uint8."""
+        return np.asarray(self.image)
 
 
 @dataclass(frozen=True)
 class _Thumbnail:
-    """Box-filtered pixels; source coordinate = thumbnail coordinate * factor + shift."""
+    """Box-filtered red, green, blue; source coordinate = thumbnail coordinate * factor + shift."""
 
-    pixels: Pixels
+    planes: Sequence[NDArray[np.uint8]]
     factor: int
     shift: float
 
@@ -69,46 +73,45 @@ def pixels_sha256(pixels: Pixels) -> str:
     return digest.hexdigest()
 
 
-def clean(pixels: Pixels, modality: str | None, size: int) -> Cleaned:
+def clean(pixels: Pixels | Image.Image, modality: str | None, size: int) -> Cleaned:
     """Crop and shrink (height, width, 3) uint8 pixels so that the longer side is at most `size`.
 
     `modality` None: decided from the pixels. Deterministic. Raises Rejected: blank, too_small, aspect,
     too_large.
     """
-    check_size(pixels.shape[1], pixels.shape[0])
-    thumbnail = _thumbnail(pixels)
-    if _blank(thumbnail.pixels):
+    image = as_image(pixels)
+    check_size(*image.size)
+    thumbnail = _thumbnail(image)
+    if _blank(thumbnail.planes):
         raise Rejected("blank")
     circle = None if modality in ("oct", "other") else _circle(thumbnail)
-    modality = modality or _modality(thumbnail.pixels, circle)
+    modality = modality or _modality(thumbnail.planes, circle)
     if modality != "fundus":
-        return Cleaned(_shrink(pixels, size), modality, None)
-    return _fundus(pixels, circle, size)
+        return Cleaned(_shrink(image, size), modality, None)
+    return _fundus(image, circle, size)
 
 
-def _thumbnail(pixels: Pixels) -> _Thumbnail:
+def _thumbnail(image: Image.Image) -> _Thumbnail:
     """Means of about 4 x 4 samples a pixel; enough against noise, and cheap at any size."""
-    factor = max(1, max(pixels.shape[:2]) // THUMBNAIL)
+    factor = max(1, max(image.size) // THUMBNAIL)
     step = max(1, factor // 4)
-    image = Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))
-    reduced = np.asarray(image.reduce(factor // step))
-    return _Thumbnail(reduced, factor // step * step, (1 - step) / 2)
+    shift = (1 - step) / 2
+    if step > 1:
+        every = -(-image.width // step), -(-image.height // step)
+        image = image.transform(every, Image.Transform.AFFINE, (step, 0, shift, 0, step, shift))
+    reduced = image.reduce(factor // step)
+    return _Thumbnail([np.asarray(one) for one in reduced.split()], factor // step * step, shift)
 
 
-def _blank(pixels: Pixels) -> bool:
+def _blank(planes: Sequence[NDArray[np.uint8]]) -> bool:
     """Whether no channel has more range than noise."""
-    ranges = [np.diff(field_of_view.quantiles(one, (0.005, 0.995))) for one in _sampled(pixels)]
-    return bool(max(ranges) < BLANK_RANGE)
-
-
-def _sampled(pixels: Pixels) -> Pixels:
-    """Every other pixel of every other row as (3, height, width), one channel behind the other."""
-    return np.ascontiguousarray(np.moveaxis(pixels[::2, ::2], 2, 0))
+    ranges = (field_of_view.quantiles(one[::2, ::2], (0.005, 0.995)) for one in planes)
+    return all(high - low < BLANK_RANGE for low, high in ranges)
 
 
 def _circle(thumbnail: _Thumbnail) -> Circle | None:
     """The circle of light in source pixels."""
-    red, green, blue = np.moveaxis(thumbnail.pixels, 2, 0)
+    red, green, blue = thumbnail.planes
     found = field_of_view.find(np.maximum(np.maximum(red, green), blue))
     if found is None or found.support < SUPPORT:
         return None
@@ -116,15 +119,15 @@ def _circle(thumbnail: _Thumbnail) -> Circle | None:
     return replace(found, x=found.x * scale + shift, y=found.y * scale + shift, radius=found.radius * scale)
 
 
-def _modality(pixels: Pixels, circle: Circle | None) -> str:
+def _modality(planes: Sequence[NDArray[np.uint8]], circle: Circle | None) -> str:
     """A grey picture without a sure circle is no photograph of a fundus; a clearly red one is."""
-    red, green, blue = _sampled(pixels)
+    red, green, blue = (np.ascontiguousarray(one[::2, ::2]) for one in planes)
     most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     (chroma,) = field_of_view.quantiles(most - least, (0.98,))
     if chroma <= GREY_CHROMA:
         if circle is not None and circle.support >= GREY_SUPPORT and circle.visible >= GREY_VISIBLE:
             return "fundus"
-        return "oct" if _layered(pixels[..., 1]) else "other"
+        return "oct" if _layered(planes[1]) else "other"
     if circle is not None:
         return "fundus"
     lit = most > LIT
@@ -138,16 +141,15 @@ def _layered(grey: NDArray[np.uint8]) -> bool:
     return bool(np.median(grey) < PAPER) and bool(grey.mean(axis=1).std() > 1.5 * grey.mean(axis=0).std())
 
 
-def _fundus(pixels: Pixels, circle: Circle | None, size: int) -> Cleaned:
-    height, width = pixels.shape[:2]
-    left, top, side = _square(width, height, circle)
+def _fundus(image: Image.Image, circle: Circle | None, size: int) -> Cleaned:
+    left, top, side = _square(image.width, image.height, circle)
     ratio = min(1.0, size / side)
-    stored = _place(pixels, (left, top, side), min(side, size))
+    stored = _place(image, (left, top, side), min(side, size))
     if circle is None:
         return Cleaned(stored, "fundus", None)
     x, y = (circle.x - left) * ratio, (circle.y - top) * ratio
     radius = circle.radius * ratio
-    _blacken(stored, x, y, radius)
+    stored.paste((0, 0, 0), None, _outside(stored.size, x, y, radius))
     rounded = (round(x, 2), round(y, 2), round(radius, 2), round(radius, 2))
     return Cleaned(stored, "fundus", rounded)
 
@@ -165,23 +167,23 @@ def _square(width: int, height: int, circle: Circle | None) -> tuple[int, int, i
     return round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2), side
 
 
-def _place(pixels: Pixels, square: tuple[int, int, int], size: int) -> Pixels:
-    """The square of the source as (size, size, 3), black where it reaches beyond the source."""
+def _place(image: Image.Image, square: tuple[int, int, int], size: int) -> Image.Image:
+    """The square of the source in `size` x `size`, black where it reaches beyond the source."""
     left, top, side = square
-    height, width = pixels.shape[:2]
     ratio = size / side
-    columns = _span(left, width, ratio, size)
-    rows = _span(top, height, ratio, size)
+    columns = _span(left, image.width, ratio, size)
+    rows = _span(top, image.height, ratio, size)
     box = (
         left + columns[0] / ratio,
         top + rows[0] / ratio,
         left + columns[1] / ratio,
         top + rows[1] / ratio,
     )
-    stored = np.zeros((size, size, 3), np.uint8)
-    stored[rows[0] : rows[1], columns[0] : columns[1]] = _resample(
-        pixels, box, (columns[1] - columns[0], rows[1] - rows[0])
-    )
+    seen = _resample(image, box, (columns[1] - columns[0], rows[1] - rows[0]))
+    if seen.size == (size, size):
+        return seen
+    stored = Image.new("RGB", (size, size))
+    stored.paste(seen, (columns[0], rows[0]))
     return stored
 
 
@@ -192,35 +194,33 @@ def _span(start: int, length: int, ratio: float, size: int) -> tuple[int, int]:
     return first, last
 
 
-def _resample(pixels: Pixels, box: tuple[float, float, float, float], shape: tuple[int, int]) -> Pixels:
+def _resample(
+    image: Image.Image, box: tuple[float, float, float, float], shape: tuple[int, int]
+) -> Image.Image:
     """Bicubic with antialiasing of a box (left, top, right, bottom) to (width, height)."""
     left, top, right, bottom = box
-    first = max(0, int(top) - MARGIN)
-    rows = pixels[first : int(np.ceil(bottom)) + MARGIN]  # whole rows, so that they need no copy
-    image = Image.fromarray(np.ascontiguousarray(rows))
-    moved = (
-        max(0.0, left),
-        max(0.0, top - first),
-        min(float(rows.shape[1]), right),
-        min(float(rows.shape[0]), bottom - first),
-    )
-    return np.asarray(image.resize(shape, Image.Resampling.BICUBIC, box=moved, reducing_gap=3.0))
+    inside = max(0.0, left), max(0.0, top), min(float(image.width), right), min(float(image.height), bottom)
+    return image.resize(shape, Image.Resampling.BICUBIC, box=inside, reducing_gap=3.0)
 
 
-def _shrink(pixels: Pixels, size: int) -> Pixels:
+def _shrink(image: Image.Image, size: int) -> Image.Image:
     """The same shape, with the longer side at most `size`."""
-    height, width = pixels.shape[:2]
-    ratio = min(1.0, size / max(height, width))
+    width, height = image.size
+    ratio = min(1.0, size / max(width, height))
     if ratio == 1.0:
-        return pixels
+        return image.copy()  # and not the reader's own
     shape = max(1, round(width * ratio)), max(1, round(height * ratio))
-    return _resample(pixels, (0, 0, width, height), shape)
+    return _resample(image, (0, 0, width, height), shape)
 
 
-def _blacken(pixels: Pixels, x: float, y: float, radius: float) -> None:
-    """Set what lies outside the circle to black, in place."""
-    height, width = pixels.shape[:2]
-    rows = (np.arange(height) + 0.5 - y)[:, None] ** 2
-    columns = np.repeat((np.arange(width) + 0.5 - x) ** 2, 3)  # a value for each sample: one flat product
-    samples = pixels.reshape(height, 3 * width)
-    samples *= rows + columns <= (radius + 0.5) ** 2
+def _outside(size: tuple[int, int], x: float, y: float, radius: float) -> Image.Image:
+    """A mask of what lies outside the circle."""
+    width, height = size
+    left = (radius + 0.5) ** 2 - (np.arange(height) + 0.5 - y) ** 2
+    half = np.where(left < 0, -1, np.sqrt(np.maximum(left, 0)))
+    first, last = (
+        np.clip(place, -1, width).astype(np.int16)[:, None]
+        for place in (np.ceil(x - half - 0.5), np.floor(x + half - 0.5))
+    )
+    columns = np.arange(width, dtype=np.int16)
+    return Image.fromarray((columns < first) | (columns > last))

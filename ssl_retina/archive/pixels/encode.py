@@ -1,4 +1,4 @@
-"""Pixels -> the bytes of a shard's image. Always from a bare array, so that nothing of the source survives.
+"""Pixels -> the bytes of a shard's image. Nothing of the source but its pixels survives.
 
 The same pixels, settings and Pillow give the same bytes.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ssl_retina.archive.picture import Pixels
+from ssl_retina.archive.picture import Pixels, as_image
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,13 @@ class Encoding:
         assert self.chroma in ("420", "444"), self.chroma
 
 
-def encode(pixels: Pixels, encoding: Encoding) -> tuple[str, bytes]:
-    """Give the suffix ("jpg" or "png") and the bytes of (height, width, 3) uint8 pixels."""
-    image = Image.fromarray(pixels)
+def encode(pixels: Pixels | Image.Image, encoding: Encoding) -> tuple[str, bytes]:
+    """Give the suffix ("jpg" or "png") and the bytes of (height, width, 3) uint8 pixels.
+
+    An image is what `as_image` makes of pixels: one that was opened could bring a comment along.
+    """
+    image = as_image(pixels)
+    assert not image.info
     stream = io.BytesIO()
     if encoding.lossless:
         image.save(stream, "PNG", compress_level=6)

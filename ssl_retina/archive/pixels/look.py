@@ -4,11 +4,13 @@ In: stored pixels and their field of view. Out: a look, 64 x 64 values of local 
 on the grid of the field of view, and its hash of 256 bits. A look never leaves the work folder.
 """
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssl_retina.archive.picture import Pixels
+from ssl_retina.archive.picture import Pixels, as_image
 
 Look = NDArray[np.int8]
 """(64, 64) local contrast in 1/16 of a local standard deviation; UNSEEN outside the field of view."""
@@ -38,18 +40,18 @@ LOWEST, HIGHEST = 5, 26
 """Frequencies of the hash: coarser ones are the light, finer ones do not survive a compression."""
 
 
-def look(pixels: Pixels, field_of_view: tuple[float, ...] | None) -> Look | None:
+def look(pixels: Pixels | Image.Image, field_of_view: tuple[float, ...] | None) -> Look | None:
     """The look of stored (height, width, 3) pixels; None where too little is seen, or nothing stands out."""
-    across = max(pixels.shape[:2]) if field_of_view is None else 2 * field_of_view[2]
+    image = as_image(pixels)
+    across = max(image.size) if field_of_view is None else 2 * field_of_view[2]
     if across < SMALLEST:
         return None
-    values, inside = _sampled(pixels, field_of_view)
+    values, inside = _sampled(image, field_of_view)
     if inside.sum() < FEWEST:
         return None
-    centred = _without_mean(values, inside, WIDE)
-    count = np.maximum(window_sums(inside, WIDE), 1)
-    spread = np.sqrt(np.maximum(window_sums(centred * centred, WIDE) / count, 0))
-    even = _without_mean((centred / (spread + FAINTEST)).astype(np.float32), inside, NARROW)
+    centred, count = _without_mean(values, inside, WIDE)
+    spread = np.sqrt(window_sums(centred * centred, WIDE) / count)
+    even, _ = _without_mean(centred / (spread + np.float32(FAINTEST)), inside, NARROW)
     if even.std() == 0:
         return None
     steps = np.clip(np.rint(even * STEPS), -127, 127)
@@ -88,6 +90,7 @@ def mirror_bits() -> NDArray[np.uint8]:
     return np.packbits(_frequencies()[1] % 2 == 1)
 
 
+@functools.cache
 def _cosines() -> NDArray[np.float64]:
     """(HIGHEST, SIDE) rows of the type II cosine transform."""
     frequency, place = np.arange(HIGHEST)[:, None], np.arange(SIDE)[None, :]
@@ -95,6 +98,7 @@ def _cosines() -> NDArray[np.float64]:
     return waves
 
 
+@functools.cache
 def _frequencies() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Row and column frequencies of the BITS lowest waves from LOWEST on, in a fixed order."""
     rows, columns = np.divmod(np.arange(HIGHEST**2), HIGHEST)
@@ -105,15 +109,15 @@ def _frequencies() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _sampled(
-    pixels: Pixels, field_of_view: tuple[float, ...] | None
+    image: Image.Image, field_of_view: tuple[float, ...] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Green on the grid of the field of view (or of the square), and 1 where it is seen; (64, 64) each."""
-    height, width = pixels.shape[:2]
+    width, height = image.size
     side = max(height, width) / 2
     x, y, radius = (width / 2, height / 2, side) if field_of_view is None else field_of_view[:3]
     step = 2 * radius / SIDE
     factor = max(1, int(step))
-    green = Image.fromarray(np.ascontiguousarray(pixels[..., 1])).reduce(factor)
+    green = image.getchannel(1).reduce(factor)
     left, top = (x - radius) / factor, (y - radius) / factor
     matrix = (step / factor, 0, left, 0, step / factor, top)
     moved = green.transform((SIDE, SIDE), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
@@ -134,34 +138,44 @@ def _lit(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     return lit
 
 
-def _without_mean(values: NDArray[np.float32], inside: NDArray[np.float32], half: int) -> NDArray[np.float32]:
-    """Values less the mean of what is seen in a square window around them; 0 where nothing is seen."""
-    mean = window_sums(values * inside, half) / np.maximum(window_sums(inside, half), 1)
-    return np.asarray((values - mean) * inside, np.float32)
+def _without_mean(
+    values: NDArray[np.float32], inside: NDArray[np.float32], half: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Values less the mean of what is seen in a square window around them, 0 where nothing is seen.
+
+    The second: how many values are seen in the window, at least 1.
+    """
+    total, count = window_sums(np.stack([values * inside, inside]), half)
+    count = np.maximum(count, 1)
+    return (values - total / count) * inside, count
 
 
 def window_sums(values: NDArray[np.float32], half: int) -> NDArray[np.float32]:
-    """Sums over square windows of 2 half + 1 values; nothing lies beyond the edges."""
-    for axis in (0, 1):
-        values = _run_sums(
-            np.pad(values, [(half, half) if axis == one else (0, 0) for one in (0, 1)]), 2 * half + 1, axis
-        )
-    return values
+    """Sums over square windows of 2 half + 1 values of (..., height, width); 0 lies beyond the edges."""
+    *others, height, width = values.shape
+    padded = np.zeros((*others, height + 2 * half, width + 2 * half), np.float32)
+    padded[..., half : half + height, half : half + width] = values
+    return inner_window_sums(padded, half)
 
 
-def _run_sums(values: NDArray[np.float32], length: int, axis: int) -> NDArray[np.float32]:
-    """Sums of `length` neighbours along an axis, by doubling: of runs of 1, 2, 4, ... those that add up."""
-    count = values.shape[axis] - length + 1
-    total, taken, run, width = np.zeros((), np.float32), 0, values, 1
-    while True:
-        if length & width:
-            total = total + _cut(run, taken, count, axis)
-            taken += width
-        if 2 * width > length:
-            return total
-        run = _cut(run, 0, run.shape[axis] - width, axis) + _cut(run, width, run.shape[axis] - width, axis)
+def inner_window_sums(values: NDArray[np.float32], half: int) -> NDArray[np.float32]:
+    """The same for windows that lie inside: (..., height - 2 half, width - 2 half)."""
+    values = np.ascontiguousarray(values)
+    *others, height, width = values.shape
+    length = 2 * half + 1
+    flat = _run_sums(_run_sums(values.ravel(), length, width), length, 1)  # some run over an end: left out
+    shape = (*others, height - length + 1, width - length + 1)
+    return np.ndarray(shape, np.float32, np.ascontiguousarray(flat), strides=values.strides)
+
+
+def _run_sums(values: NDArray[np.float32], length: int, step: int) -> NDArray[np.float32]:
+    """Sums of `length` values that lie `step` apart, by doubling: of runs of 1, 2, 4, ... that add up."""
+    count = len(values) - (length - 1) * step
+    total, taken, run, width = values[:count], step, values, 1  # lengths are odd
+    while 2 * width <= length:
+        run = run[: -width * step] + run[width * step :]
         width *= 2
-
-
-def _cut(values: NDArray[np.float32], start: int, count: int, axis: int) -> NDArray[np.float32]:
-    return values[start : start + count] if axis == 0 else values[:, start : start + count]
+        if length & width:
+            total = total + run[taken : taken + count]
+            taken += width * step
+    return total

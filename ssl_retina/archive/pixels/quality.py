@@ -4,15 +4,16 @@ In: stored pixels and their field of view. Out: `Quality`. Rules of grey levels,
 photographs of one camera, and tell a blurred, dark or half hidden one; they know no disease and no eye.
 """
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssl_retina.archive.picture import Pixels
-from ssl_retina.archive.pixels.look import window_sums
+from ssl_retina.archive.picture import Pixels, as_image
+from ssl_retina.archive.pixels.look import inner_window_sums
 
 Floats = NDArray[np.float32]
 
@@ -58,49 +59,58 @@ class Quality:
 
     def facts(self) -> dict[str, Any]:
         """The object of the sample's JSON: every component rounded to three digits, and the class."""
-        return {name: round(value, 3) for name, value in asdict(self).items()} | {"class": self.grade}
+        return {name: round(value, 3) for name, value in vars(self).items()} | {"class": self.grade}
 
 
-def assess(pixels: Pixels, field_of_view: tuple[float, ...] | None) -> Quality:
+def assess(pixels: Pixels | Image.Image, field_of_view: tuple[float, ...] | None) -> Quality:
     """Judge stored (height, width, 3) pixels of a fundus photograph."""
-    factor = max(1, round(max(pixels.shape[:2]) / SIDE))
-    small = np.asarray(Image.fromarray(pixels).reduce(factor))
-    inside = _inside(small, None if field_of_view is None else tuple(v / factor for v in field_of_view))
-    disc = small.size / 3 if field_of_view is None else np.pi * (INSIDE * field_of_view[2] / factor) ** 2
-    if not inside.any():
+    image = as_image(pixels)
+    factor = max(1, round(max(image.size) / SIDE))
+    red, green, blue = (np.asarray(one) for one in image.reduce(factor).split())
+    brightest = np.maximum(np.maximum(red, green), blue)
+    inside = _inside(brightest, None if field_of_view is None else tuple(v / factor for v in field_of_view))
+    disc = green.size if field_of_view is None else np.pi * (INSIDE * field_of_view[2] / factor) ** 2
+    seen = int(np.count_nonzero(inside))
+    if not seen:
         return Quality(0.0, 0.0, 0.0, 0.0, 0.0)
-    green = small[..., 1].astype(np.float32)
-    brightest = np.maximum(np.maximum(small[..., 0], small[..., 1]), small[..., 2])[inside]
-    seen = green[inside]
-    level = float(seen.mean()) + OFFSET
-    fine, coarse = (_detail(green, inside, half) for half in (FINE, COARSE))
-    sharpness = _share(fine / np.sqrt(level), SHARPEST)
+    plane, judged = green.astype(np.float32), inside.astype(np.float32)
+    level = float(np.vdot(plane, judged)) / seen + OFFSET
+    fine, coarse = (_detail(plane, judged, half) for half in (FINE, COARSE))
+    sharpness = _share(fine / math.sqrt(level), SHARPEST)
     contrast = _share(coarse / level, DETAILED)
-    exposure = 1 - float((brightest < DARK).mean()) - float((seen > BRIGHT).mean())
-    coverage = min(1.0, float((brightest >= DARK / 2).sum()) / disc)
+    dark, burnt, shown = (
+        int(np.count_nonzero(inside & which))
+        for which in (brightest < DARK, green > BRIGHT, brightest >= DARK // 2)
+    )
+    exposure = 1 - dark / seen - burnt / seen
+    coverage = min(1.0, shown / disc)
     score = sharpness * max(exposure, 0.0) * coverage * min(1.0, 2 * contrast)
     return Quality(score, sharpness, max(exposure, 0.0), contrast, coverage)
 
 
-def _inside(small: Pixels, circle: tuple[float, ...] | None) -> NDArray[np.bool_]:
+def _inside(brightest: NDArray[np.uint8], circle: tuple[float, ...] | None) -> NDArray[np.bool_]:
     """What is judged: the circle without its rim, or everything that is not black."""
     if circle is None:
-        return np.asarray(small.any(axis=2))
-    rows = (np.arange(small.shape[0]) + 0.5 - circle[1])[:, None] ** 2
-    columns = (np.arange(small.shape[1]) + 0.5 - circle[0])[None, :] ** 2
+        return np.asarray(brightest > 0)
+    rows = (np.arange(brightest.shape[0]) + 0.5 - circle[1])[:, None] ** 2
+    columns = (np.arange(brightest.shape[1]) + 0.5 - circle[0])[None, :] ** 2
     inside: NDArray[np.bool_] = rows + columns < (INSIDE * circle[2]) ** 2
     return inside
 
 
-def _detail(green: Floats, inside: NDArray[np.bool_], half: int) -> float:
+def _detail(green: Floats, inside: Floats, half: int) -> float:
     """Root mean square of what differs from the mean of a window, inside; windows never reach the rim."""
-    mean = window_sums(green, half) / (2 * half + 1) ** 2
+    if min(green.shape) <= 2 * half:
+        return 0.0
     middle = (slice(half, -half), slice(half, -half))
-    apart = (green - mean)[middle][inside[middle]]
-    return float(np.sqrt((apart**2).mean())) if apart.size else 0.0
+    judged = inside[middle]
+    apart = green[middle] - inner_window_sums(green, half) / (2 * half + 1) ** 2
+    apart *= judged
+    seen = float(judged.sum())
+    return math.sqrt(float(np.vdot(apart, apart)) / seen) if seen else 0.0
 
 
 def _share(value: float, limits: tuple[float, float]) -> float:
     """Where a value lies between two limits on a logarithmic scale, cut to 0 and 1."""
-    low, high = np.log(limits)
-    return float(np.clip((np.log(max(value, 1e-6)) - low) / (high - low), 0, 1))
+    low, high = (math.log(limit) for limit in limits)
+    return min(1.0, max(0.0, (math.log(max(value, 1e-6)) - low) / (high - low)))

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from ssl_retina.archive.picture import WHOLE, Part, Picture, Pixels, Place, check_size
 from ssl_retina.archive.rejection import Rejected
@@ -138,12 +138,12 @@ def decode(content: bytes, kind: str, page: int | None = None, enough: int = 0) 
             upright, turned = _upright(image)
             if stored and upright.size != image.size:
                 stored = stored[::-1]
-            pixels, scaled = _rgb(upright)
+            pixels, scaled, decoded = _rgb(upright)
         except MALFORMED as error:
             raise Rejected("truncated" if _cut(content, kind, error) else "malformed") from None
     if deep:
         scaled = _high_byte(pixels)
-    return Picture(pixels, notes=notes + turned + scaled, stored=stored)
+    return Picture(pixels, notes=notes + turned + scaled, stored=stored, decoded=decoded)
 
 
 def _draft(image: Image.Image, enough: int) -> tuple[int, int] | None:
@@ -241,21 +241,28 @@ def _high_byte(pixels: Pixels) -> tuple[str, ...]:
 def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """Apply the EXIF orientation; a broken EXIF block is noted and turns nothing."""
     try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image, ()  # no copy
         return ImageOps.exif_transpose(image), ()
     except MALFORMED:
         return image, ("exif_unreadable",)
 
 
-def _rgb(image: Image.Image) -> tuple[Pixels, tuple[str, ...]]:
-    """(height, width, 3) uint8 from any mode; transparent parts lie over black."""
+def _rgb(image: Image.Image) -> tuple[Pixels, tuple[str, ...], Image.Image | None]:
+    """(height, width, 3) uint8 from any mode, what was done to it, and Pillow's own where it is the same.
+
+    Transparent parts lie over black.
+    """
     if image.mode.startswith("I"):
-        return _grey(np.asarray(image))
+        return *_grey(np.asarray(image)), None
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         rgba = np.asarray(image.convert("RGBA"))
-        return over_black(rgba), ()
+        return over_black(rgba), (), None
     if image.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
         raise Rejected("colour", image.mode)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), ()
+    decoded = image if image.mode == "RGB" else image.convert("RGB")
+    decoded.info = {}
+    return np.asarray(decoded), (), decoded
 
 
 def over_black(rgba: NDArray[np.uint8]) -> Pixels:
