@@ -41,6 +41,7 @@ class _Row:
     """One photograph, its views (each (3, size, size) in [0, 1]), and what stands below each."""
 
     photograph: Photograph
+    stored: Image.Image
     views: Sequence[Tensor]
     words: Sequence[str]
 
@@ -88,6 +89,7 @@ def _rows(stream: Stream, places: Sequence[int]) -> Iterator[_Row]:
     for number, place in enumerate(places):
         try:
             photograph = stream.sets.photograph(int(stream.rows[place]))
+            stored = Image.fromarray(photograph.encoded.pixels()[0])
         except Undecodable:
             continue
         batch = stream.load(positions[:, number]).batch
@@ -99,7 +101,7 @@ def _rows(stream: Stream, places: Sequence[int]) -> Iterator[_Row]:
         words = [""] * len(by_epoch)
         if batch.colours is not None:
             words = [changes_in_words(row) for row in batch.colours.transpose(0, 1).flatten(0, 1)]
-        yield _Row(photograph, by_epoch, words)
+        yield _Row(photograph, stored, by_epoch, words)
 
 
 def _positions(stream: Stream, places: Sequence[int], epoch: int) -> Integers:
@@ -134,7 +136,7 @@ def _sheet(rows: Sequence[_Row], lines: Sequence[str], spec: ViewSpec) -> Image.
     for number, row in enumerate(rows):
         y = top + number * step_y
         pen.text((GAP, y), f"{row.photograph.modality}, as stored", INK, font)
-        sheet.paste(_stored(row.photograph, cell), (GAP, y + LINE))
+        sheet.paste(_stored(row, cell), (GAP, y + LINE))
         for at, view in enumerate(row.views):
             x = GAP + (at + 1) * step_x
             pen.text((x, y), f"epoch {at // per_epoch}, view {at % per_epoch}", INK, font)
@@ -143,11 +145,12 @@ def _sheet(rows: Sequence[_Row], lines: Sequence[str], spec: ViewSpec) -> Image.
     return sheet
 
 
-def _stored(photograph: Photograph, cell: int) -> Image.Image:
+def _stored(row: _Row, cell: int) -> Image.Image:
     """The photograph in a square of `cell` pixels, its field of view drawn into it."""
-    scale = cell / max(photograph.image.size)
-    size = (round(photograph.image.width * scale), round(photograph.image.height * scale))
-    small = photograph.image.resize(size, Image.Resampling.LANCZOS)
+    photograph, stored = row.photograph, row.stored
+    scale = cell / max(stored.size)
+    size = (round(stored.width * scale), round(stored.height * scale))
+    small = stored.resize(size, Image.Resampling.LANCZOS)
     if photograph.field is not None and photograph.modality != SCAN:
         x, y, across, down = (part * scale for part in photograph.field)
         ImageDraw.Draw(small).ellipse((x - across, y - down, x + across, y + down), outline=RIM)
