@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import simplejpeg
@@ -27,6 +28,24 @@ Pixels = NDArray[np.uint8]
 
 class Undecodable(Exception):  # noqa: N818 - a finding about one sample, counted by the caller
     """The bytes of a sample are no image that is read here; the message is the reason."""
+
+
+class Decodable(Protocol):
+    """What can be decoded: its size is known before."""
+
+    @property
+    def width(self) -> int:
+        """In pixels, as stored."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """In pixels, as stored."""
+        ...
+
+    def pixels(self, share: int = 1) -> tuple[Pixels, int]:
+        """See `Encoded.pixels`."""
+        ...
 
 
 @dataclass(frozen=True)

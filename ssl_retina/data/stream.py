@@ -4,6 +4,9 @@ In: places of the global order. Out: a Batch, and the keys of samples that did n
 A pure function of positions, sets and seed; only open files are kept between calls.
 """
 
+import bisect
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from ssl_retina import shards
 from ssl_retina.contract import Batch, ViewSpec
@@ -25,6 +29,7 @@ from ssl_retina.errors import ShardError
 from ssl_retina.shards import Index, Reader
 
 REPLACEMENTS_IN_A_ROW = 100
+NUMBERS = (int, float)  # a tuple: `int | float` would be made anew, and looked into slowly, for every number
 SCAN = "oct"
 """The modality, in the index's words, whose up and down is never turned over and that has no colour."""
 
@@ -61,7 +66,7 @@ class Sets:
 
     def __init__(self, indexes: Sequence[Index]) -> None:
         self._promised = tuple((index.folder, index.digest) for index in indexes)
-        self._ends = np.cumsum([index.samples for index in indexes])
+        self._ends = list(itertools.accumulate(index.samples for index in indexes))
         self._readers: dict[int, Reader] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,9 +87,9 @@ class Sets:
         return reader.key(local)
 
     def _place(self, row: int) -> tuple[Reader, int]:
-        number = int(np.searchsorted(self._ends, row, side="right"))
+        number = bisect.bisect_right(self._ends, row)
         reader = self._reader(number)
-        return reader, row - int(self._ends[number]) + len(reader)
+        return reader, row - self._ends[number] + len(reader)
 
     def _reader(self, number: int) -> Reader:
         if number not in self._readers:
@@ -98,7 +103,7 @@ class Sets:
 
 def _four_numbers(field: object) -> Sequence[float] | None:
     """A field of view as our archive step writes it; anything else in a foreign JSON is unknown."""
-    if isinstance(field, list) and len(field) == 4 and all(isinstance(part, int | float) for part in field):
+    if isinstance(field, list) and len(field) == 4 and all(isinstance(part, NUMBERS) for part in field):
         return field
     return None
 
@@ -185,8 +190,13 @@ class _Drawn:
 
 
 def _room(drawn: Sequence[View], batch: int) -> NDArray[np.uint8]:
+    """Where the views go; in a loader process memory that the trainer takes over without a copy."""
     size = drawn[0].size if drawn else 0
-    return np.empty((len(drawn), batch, size, size, 3), dtype=np.uint8)
+    shape = (len(drawn), batch, size, size, 3)
+    if get_worker_info() is None or not drawn:
+        return np.empty(shape, dtype=np.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape).numpy()
 
 
 def _planes(pixels: NDArray[np.uint8]) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ssl_retina.contract import Batch, ViewSpec, uniform
 from ssl_retina.data import geometry, photometry
 from ssl_retina.data.geometry import Crop, Turn, View
-from ssl_retina.data.images import Encoded, Pixels
+from ssl_retina.data.images import Decodable, Pixels
 from ssl_retina.data.photometry import Blur, Colours, Jitter, Solarise
 from ssl_retina.errors import InputError
 
@@ -170,7 +170,7 @@ def colours(spec: ViewSpec, seed: int, positions: Tensor, *, scans: Sequence[boo
 
 
 def draw(
-    encoded: Encoded,
+    encoded: Decodable,
     drawn: Sequence[View],
     number: int,
     *,
