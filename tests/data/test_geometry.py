@@ -16,6 +16,7 @@ from ssl_retina import config, shard_index
 from ssl_retina.contract import ViewSpec
 from ssl_retina.data import geometry, views
 from ssl_retina.data.geometry import Pose, Turn, View
+from ssl_retina.data.images import opened
 from ssl_retina.data.loader import open_source
 
 SIDE = 120
@@ -74,6 +75,56 @@ def test_a_slight_turn_is_nearly_no_turn() -> None:
     image, box = smooth(), (10, 25, 95, 110)
     still = cut(image, Pose(box, 0.0, MIDDLE, flipped=False), 48)
     assert noise_ratio(cut(image, Pose(box, 1e-9, MIDDLE, flipped=False), 48), still) > 45
+
+
+def _pose(*box: int, angle: float = 0.0) -> Pose:
+    return Pose((box[0], box[1], box[2], box[3]), angle, MIDDLE, flipped=False)
+
+
+def test_a_photograph_is_decoded_as_small_as_its_most_enlarged_view_allows() -> None:
+    """The narrower side of every box stays MARGIN times its view's size; powers of two, and 1/8 at least."""
+    large, small = _pose(0, 0, 960, 800), _pose(10, 20, 210, 340)
+    for margin_times, expected in ((8, 8), (7.9, 4), (4, 4), (3.9, 2), (2, 2), (1.9, 1), (0.3, 1), (50, 8)):
+        assert geometry.share([large], [int(800 / (geometry.MARGIN * margin_times))]) == expected
+    assert geometry.share([large, small], [32, 32]) == 4
+    assert geometry.share([large, small], [32, 120]) == 1
+    assert geometry.share([small, large], [32, 300]) == 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(1024, 768), (1021, 767), (333, 97)])
+@pytest.mark.parametrize("share", [2, 4, 8])
+def test_a_box_moves_to_whole_pixels_of_the_smaller_image(width: int, height: int, share: int) -> None:
+    random = np.random.default_rng(1)
+    for _ in range(300):
+        wide, tall = random.integers(1, width + 1), random.integers(1, height + 1)
+        left, top = random.integers(0, width - wide + 1), random.integers(0, height - tall + 1)
+        box = (int(left), int(top), int(left + wide), int(top + tall))
+        pose = Pose(box, 0.3, (width / 2, height / 3), flipped=True)
+        moved = geometry.shrunk(pose, share, width=width, height=height)
+        assert 0 <= moved.box[0] < moved.box[2] <= width // share
+        assert 0 <= moved.box[1] < moved.box[3] <= height // share
+        if wide >= 2 * share and tall >= 2 * share:
+            for before, after in zip(box, moved.box, strict=True):
+                assert abs(before / share - after) < 1  # half a pixel, or the last that is not whole
+        assert moved.axis == (width / 2 / share, height / 3 / share)
+        assert (moved.angle, moved.flipped) == (0.3, True)
+        assert geometry.shrunk(pose, 1, width=width, height=height) == pose
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.4])
+def test_a_view_of_a_smaller_decoding_is_nearly_that_of_all_pixels(angle: float) -> None:
+    """A JPEG of 400 x 300; the crop lies where it lay, with its detail."""
+    content = factory.encoded(np.asarray(smooth().resize((400, 300), Image.Resampling.BICUBIC)))
+    encoded = opened(content, "jpg")
+    whole = encoded.pixels()[0]
+    half, share = encoded.pixels(2)
+    assert share == 2
+    pose = Pose((40, 30, 340, 270), angle, (180.0, 140.0), flipped=True)
+    one, other = np.empty((60, 60, 3), np.uint8), np.empty((60, 60, 3), np.uint8)
+    geometry.cut(whole, pose, one)
+    geometry.cut(half, geometry.shrunk(pose, 2, width=400, height=300), other)
+    assert noise_ratio(one, other) > 40
+    assert 0.9 < energy(other) / energy(one) < 1.05
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])

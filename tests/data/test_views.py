@@ -119,6 +119,25 @@ def test_pixels_are_pils_antialiased_bicubic() -> None:
     assert 0 < flips < 20
 
 
+def test_all_views_come_from_one_decoding_at_the_size_that_they_allow() -> None:
+    """The field of view follows into the smaller decoding, and a photograph is decoded once."""
+
+    class Counted:
+        width = height = 400
+        asked: list[int] = []  # noqa: RUF012
+
+        def pixels(self, share: int = 1) -> tuple[np.ndarray, int]:
+            self.asked.append(share)
+            return np.full((400 // share, 400 // share, 3), 90, np.uint8), share
+
+    (first, second), _ = views.plan(ViewSpec("plain", 2, 48), 7, torch.arange(1))
+    counted, out = Counted(), [np.empty((48, 48, 3), np.uint8) for _ in range(2)]
+    fields = views.draw(counted, [first, second], 0, out=out, field=[200.0, 180.0, 190.0, 150.0])
+    assert counted.asked == [4]
+    for field in fields:
+        assert np.allclose(field, np.array([200.0, 180.0, 190.0, 150.0]) * 48 / 400)
+
+
 def test_plain_is_the_whole_image() -> None:
     image = Image.fromarray(factory.pixels(3, size=96))
     (view,), _ = views.plan(ViewSpec("plain", 1, 48), 7, torch.arange(4))
