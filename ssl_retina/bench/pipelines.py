@@ -5,6 +5,7 @@ and the transforms of torchvision and lightly; "tensors" is webdataset and torch
 decoded tensors. Both use torch's DataLoader; neither knows how to resume.
 """
 
+import warnings
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,10 @@ def tensors(recipe: str) -> Transform:
     }[recipe]
 
     def transform(content: bytes) -> list[torch.Tensor]:
-        image = io.decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), io.ImageReadMode.RGB)
+        encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        with warnings.catch_warnings():  # torchvision hands decoding over to torchcodec, some day
+            warnings.simplefilter("ignore", DeprecationWarning)
+            image = io.decode_image(encoded, io.ImageReadMode.RGB)
         return [view(image) for view in views]
 
     return transform
@@ -92,8 +96,9 @@ def batches(
     shuffled = read.repeat().shuffle(SHUFFLED)
     decoded = shuffled if decoder is None else shuffled.decode(decoder)
     samples = decoded.to_tuple("jpg;png").map_tuple(transform)
-    # a worker without a tar of its own would look for one for ever
+    workers = min(workers, len(tars))  # one without a tar of its own would look for one for ever
+    context = "fork" if workers else None
     loader: DataLoader[Any] = DataLoader(
-        samples, batch_size=batch, num_workers=min(workers, len(tars)), multiprocessing_context="fork"
+        samples, batch_size=batch, num_workers=workers, multiprocessing_context=context
     )
     yield from loader
