@@ -1,4 +1,7 @@
-"""The verb `bench`: what the program costs beside the bare library calls, and how well copies are found."""
+"""The verb `bench`: what the program costs beside the bare library calls, and how well copies are found.
+
+In: folders of photographs, shards or configs. Out: sentences, and one JSON object where it was asked for.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +11,7 @@ import typer
 from ssl_retina.cli import console
 
 EPILOG = "Example: ssl-retina bench shard photos --files 24"
+STREAM = "Example: ssl-retina bench stream --shards out/hygd --json"
 COPIES = "Example: ssl-retina bench duplicates photos more-photos --every 8"
 STEP = "Example: ssl-retina bench step configs/pretrain/mae_vit_base.yaml --batch 256 train.precision=bf16"
 SHIPPED = {
@@ -22,6 +26,7 @@ def register(app: typer.Typer) -> None:
     about = "Measure this program on your own files."
     group = typer.Typer(help=about, epilog=EPILOG, no_args_is_help=True)
     group.command("shard", epilog=EPILOG)(shard)
+    group.command("stream", epilog=STREAM)(stream)
     group.command("duplicates", epilog=COPIES)(duplicates)
     group.command("step", epilog=STEP)(step)
     app.add_typer(group, name="bench")
@@ -61,6 +66,49 @@ def _tell(one: dict[str, Any]) -> None:
     )
     parts = {**one["parts"], "rest": one["rest"]}
     console.note("  ms an image: " + ", ".join(f"{name} {1000 * value:.1f}" for name, value in parts.items()))
+
+
+def stream(
+    shards: Annotated[
+        list[Path], typer.Option("--shards", metavar="FOLDER", help="A shard set; may repeat.")
+    ],
+    rounds: Annotated[int, typer.Option(help="Times that everything is measured; medians are told.")] = 5,
+    images: Annotated[int, typer.Option(help="Images of each round, four times as many of ours.")] = 128,
+    workers: Annotated[int, typer.Option(help="Loader processes of each pipeline.")] = 1,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="Only this recipe: mae, two_views, multi_crop; may repeat.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Measure what gives batches to a trainer: ours, webdataset with PIL, and torchvision's tensors.
+
+    Seconds are of the processor, over all processes, and ratios of one run: waiting is not counted. Ours
+    hands over uint8 and leaves colours to the device; what that costs there is told beside it.
+    """
+    from ssl_retina.bench import stream as bench
+
+    plan = bench.Plan(rounds, images, workers=workers, recipes=tuple(recipe or bench.RECIPES))
+    with console.progress("rounds", rounds * len(plan.recipes)) as advance:
+        found = bench.measure(shards, plan, advance)
+    for name, one in found["recipes"].items():
+        _tell_stream(name, one)
+    if as_json:
+        console.result(found)
+
+
+def _tell_stream(name: str, one: dict[str, Any]) -> None:
+    low, high = min(one["ratios"]), max(one["ratios"])
+    console.note(
+        f"{name}: {one['ratio']:.1f} times plain ({low:.1f} to {high:.1f} over the rounds), "
+        f"{one['ratio_to_tensors']:.1f} times tensors; {one['ratio_with_device']:.1f} times plain with the "
+        "processor's time for the device's part"
+    )
+    rates = one["images_per_second_and_core"]
+    console.note("  images/s and core: " + ", ".join(f"{way} {rate:.0f}" for way, rate in rates.items()))
+    for way, stages in one["stages"].items():
+        console.note(f"  {way}: " + ", ".join(f"{stage} {share:.0%}" for stage, share in stages.items()))
+    memory = one["resident_bytes_of_a_worker"]
+    console.note("  MB a worker: " + ", ".join(f"{way} {size / 1e6:.0f}" for way, size in memory.items()))
 
 
 def duplicates(

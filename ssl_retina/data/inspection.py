@@ -252,7 +252,7 @@ def _findings(reader: Reader, row: int, seen: _Seen) -> Iterator[str]:
         facts = reader.facts(row)
         group = shard_index.group_of(key, facts, shard=reader.shard(row))
         content = reader.image(row)
-        width, height = decode(content, reader.suffix(row)).size
+        height, width, _ = decode(content, reader.suffix(row)).shape
     except ShardError as error:
         yield str(error).partition(": ")[2] or str(error)
         return

@@ -4,25 +4,31 @@ In: places of the global order. Out: a Batch, and the keys of samples that did n
 A pure function of positions, sets and seed; only open files are kept between calls.
 """
 
-from collections.abc import Sequence
+import bisect
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from ssl_retina import shards
 from ssl_retina.contract import Batch, ViewSpec
 from ssl_retina.data import views
 from ssl_retina.data.geometry import View
-from ssl_retina.data.images import Undecodable, decode
+from ssl_retina.data.images import Encoded, Undecodable, opened
 from ssl_retina.data.order import Order
 from ssl_retina.errors import ShardError
 from ssl_retina.shards import Index, Reader
 
 REPLACEMENTS_IN_A_ROW = 100
+NUMBERS = (int, float)  # a tuple: `int | float` would be made anew, and looked into slowly, for every number
 SCAN = "oct"
 """The modality, in the index's words, whose up and down is never turned over and that has no colour."""
 
@@ -50,11 +56,11 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Photograph:
-    """One decoded sample."""
+    """One sample, its image not yet decoded."""
 
     key: str
     group: int
-    image: Image.Image
+    encoded: Encoded
     field: Sequence[float] | None
     modality: str
 
@@ -69,26 +75,30 @@ class Sets:
 
     def __init__(self, indexes: Sequence[Index]) -> None:
         self._promised = tuple((index.folder, index.digest, index.opener) for index in indexes)
-        self._ends = np.cumsum([index.samples for index in indexes])
+        self._ends = list(itertools.accumulate(index.samples for index in indexes))
         self._readers: dict[int, Reader] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_readers": {}}
 
     def photograph(self, row: int) -> Photograph:
-        """Read and decode one sample. Raises ShardError for damaged sets, Undecodable for a bad image."""
-        number = int(np.searchsorted(self._ends, row, side="right"))
-        reader = self._reader(number)
-        local = row - int(self._ends[number]) + len(reader)
-        key = reader.key(local)
-        try:
-            image = decode(reader.image(local), reader.suffix(local))
-        except Undecodable as error:
-            raise Undecodable(key, str(error)) from None
+        """Read one sample. Raises ShardError for damaged sets, Undecodable for a bad image."""
+        reader, local = self._place(row)
+        encoded = opened(reader.image(local), reader.suffix(local))
         row_of = reader.positions[local]
         field = _four_numbers(reader.facts(local).get("field_of_view"))
         modality = reader.index.columns["modality"][int(row_of["modality"])]
-        return Photograph(key, int(row_of["group"]), image, field, modality)
+        return Photograph(reader.key(local), int(row_of["group"]), encoded, field, modality)
+
+    def key(self, row: int) -> str:
+        """The key of one sample."""
+        reader, local = self._place(row)
+        return reader.key(local)
+
+    def _place(self, row: int) -> tuple[Reader, int]:
+        number = bisect.bisect_right(self._ends, row)
+        reader = self._reader(number)
+        return reader, row - self._ends[number] + len(reader)
 
     def _reader(self, number: int) -> Reader:
         if number not in self._readers:
@@ -102,7 +112,7 @@ class Sets:
 
 def _four_numbers(field: object) -> Sequence[float] | None:
     """A field of view as our archive step writes it; anything else in a foreign JSON is unknown."""
-    if isinstance(field, list) and len(field) == 4 and all(isinstance(part, int | float) for part in field):
+    if isinstance(field, list) and len(field) == 4 and all(isinstance(part, NUMBERS) for part in field):
         return field
     return None
 
@@ -133,27 +143,23 @@ class Stream:
         """Read, decode and crop (batch,) positions."""
         places = torch.from_numpy(positions)
         global_views, local_views = views.plan(self.spec, self.seed, places)
-        drawn_global = _Drawn.empty(global_views, len(positions))
-        drawn_local = _Drawn.empty(local_views, len(positions))
+        drawn = _Drawn(global_views, local_views, len(positions))
         keys, groups, scans, replaced = [], [], [], []
-        rows = self._rows(positions)
-        for number, row in enumerate(rows.tolist()):
-            photograph, skipped = self._photograph(row, int(positions[number]))
-            drawn_global.draw(number, photograph)
-            drawn_local.draw(number, photograph)
+        for number, row in enumerate(self._rows(positions).tolist()):
+            photograph, skipped = self._photograph(row, int(positions[number]), partial(drawn.draw, number))
             keys.append(photograph.key)
             groups.append(photograph.group)
             scans.append(photograph.scan)
             replaced += skipped
         batch = Batch(
-            global_views=torch.from_numpy(drawn_global.pixels),
-            local_views=torch.from_numpy(drawn_local.pixels) if local_views else None,
+            global_views=_planes(drawn.global_pixels),
+            local_views=_planes(drawn.local_pixels) if local_views else None,
             keys=tuple(keys),
             position=places,
             group=torch.tensor(groups, dtype=torch.int64),
-            field_of_view=torch.from_numpy(drawn_global.fields),
+            field_of_view=torch.from_numpy(drawn.fields[: len(global_views)]),
             colours=views.colours(self.spec, self.seed, places, scans=scans),
-            local_field_of_view=torch.from_numpy(drawn_local.fields) if local_views else None,
+            local_field_of_view=torch.from_numpy(drawn.fields[len(global_views) :]) if local_views else None,
             cameras=views.cheap_cameras(self.spec, self.seed, places, scans=scans),
         )
         return Loaded(batch, tuple(replaced))
@@ -161,44 +167,56 @@ class Stream:
     def _rows(self, positions: Positions) -> Positions:
         return self.order.row_at(positions) if self.shuffled else self.order.row_of(positions)
 
-    def _photograph(self, row: int, position: int) -> tuple[Photograph, list[str]]:
-        """The sample at a position, or that of the next position that decodes (the same on every rank)."""
+    def _photograph(
+        self, row: int, position: int, draw: Callable[[Photograph], None]
+    ) -> tuple[Photograph, list[str]]:
+        """Draw a position's sample, or that of the next position that decodes (the same on every rank)."""
         replaced: list[str] = []
         while len(replaced) < (REPLACEMENTS_IN_A_ROW if self.shuffled else 1):
             try:
-                return self.sets.photograph(row), replaced
+                photograph = self.sets.photograph(row)
+                draw(photograph)
+                return photograph, replaced
             except Undecodable as error:
-                key, reason = error.args
+                key, reason = self.sets.key(row), str(error)
                 replaced.append(key)
                 position += 1
                 row = int(self._rows(np.array([position]))[0]) if self.shuffled else row
         raise ShardError(f"sample {key} cannot be decoded ({reason}): ssl-retina inspect names all")
 
 
-@dataclass(frozen=True)
 class _Drawn:
-    """The pixels (views, batch, 3, size, size) and fields (views, batch, 4) while a batch is filled."""
+    """The pixels (views, batch, size, size, 3) and fields (views, batch, 4) while a batch is filled."""
 
-    views: Sequence[View]
-    pixels: NDArray[np.uint8]
-    fields: NDArray[np.float32]
-
-    @classmethod
-    def empty(cls, drawn: Sequence[View], batch: int) -> "_Drawn":
-        size = drawn[0].size if drawn else 0
-        pixels = np.empty((len(drawn), batch, 3, size, size), dtype=np.uint8)
-        return cls(drawn, pixels, np.empty((len(drawn), batch, 4), dtype=np.float32))
+    def __init__(self, global_views: Sequence[View], local_views: Sequence[View], batch: int) -> None:
+        self.views = (*global_views, *local_views)
+        self.global_pixels, self.local_pixels = _room(global_views, batch), _room(local_views, batch)
+        self.fields = np.empty((len(self.views), batch, 4), dtype=np.float32)
 
     def draw(self, number: int, photograph: Photograph) -> None:
-        for at, view in enumerate(self.views):
-            self.fields[at, number] = views.draw(
-                photograph.image,
-                view,
-                number,
-                out=self.pixels[at, number],
-                field=photograph.field,
-                scan=photograph.scan,
-            )
+        self.fields[:, number] = views.draw(
+            photograph.encoded,
+            self.views,
+            number,
+            out=(*self.global_pixels[:, number], *self.local_pixels[:, number]),
+            field=photograph.field,
+            scan=photograph.scan,
+        )
+
+
+def _room(drawn: Sequence[View], batch: int) -> NDArray[np.uint8]:
+    """Where the views go; in a loader process memory that the trainer takes over without a copy."""
+    size = drawn[0].size if drawn else 0
+    shape = (len(drawn), batch, size, size, 3)
+    if get_worker_info() is None or not drawn:
+        return np.empty(shape, dtype=np.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape).numpy()
+
+
+def _planes(pixels: NDArray[np.uint8]) -> Tensor:
+    """The same memory as (views, batch, 3, size, size): the colours of a pixel stay side by side in it."""
+    return torch.from_numpy(pixels).permute(0, 1, 4, 2, 3)
 
 
 def as_positions(start: int, count: int) -> Positions:

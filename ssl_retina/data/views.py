@@ -1,6 +1,6 @@
 """Named recipes: a photograph -> the views that a method asked for (`ViewSpec`).
 
-In: a decoded image and numbers drawn for its position. Out: uint8 views, the field of view in them
+In: an encoded image and numbers drawn for its position. Out: uint8 views, the field of view in them
 (`geometry`), and how `finish` shall change their colours (`photometry`) and normalise them, a whole batch
 at a time on the device.
 """
@@ -13,13 +13,13 @@ from types import MappingProxyType
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from ssl_retina.contract import Batch, ViewSpec, uniform
 from ssl_retina.data import cameras, geometry, photometry
 from ssl_retina.data.cameras import Camera
 from ssl_retina.data.geometry import Crop, Turn, View
+from ssl_retina.data.images import Decodable, Pixels
 from ssl_retina.data.photometry import Blur, Colours, Jitter, Solarise
 from ssl_retina.errors import InputError
 
@@ -78,6 +78,9 @@ MAE_CROP = Crop(scale=(0.2, 1.0), least_field=LEAST_FIELD)
 
 PAPER_CROP = Crop(scale=(0.08, 1.0))
 PAPER_SIGMA = (0.1 / 224, 2.0 / 224)
+PAPER_LOCAL_SIGMA = (0.1 / 96, 2.0 / 96)
+"""DINO blurs its local views, of 96 px, by as many pixels as the global ones."""
+
 PAPER_JITTER = Jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -118,6 +121,17 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             colours=(
                 Colours(PAPER_JITTER, 0.2, Blur(1.0, PAPER_SIGMA)),
                 Colours(PAPER_JITTER, 0.2, Blur(0.1, PAPER_SIGMA), Solarise(0.2, 0.5)),
+            ),
+        ),
+        # DINO (Caron et al. 2021, appendix E): two large crops with the colours of BYOL, many small ones; for
+        # DINOv2's crops ask for crop_scale (0.32, 1.0)
+        "dino_paper": Recipe(
+            global_crop=Crop(scale=(0.4, 1.0)),
+            local_crop=Crop(scale=(0.05, 0.4)),
+            colours=(
+                Colours(PAPER_JITTER, 0.2, Blur(1.0, PAPER_SIGMA)),
+                Colours(PAPER_JITTER, 0.2, Blur(0.1, PAPER_SIGMA), Solarise(0.2, 0.5)),
+                Colours(PAPER_JITTER, 0.2, Blur(0.5, PAPER_LOCAL_SIGMA)),
             ),
         ),
     }
@@ -200,22 +214,32 @@ def cheap_cameras(spec: ViewSpec, seed: int, positions: Tensor, *, scans: Sequen
 
 
 def draw(
-    image: Image.Image,
-    view: View,
+    encoded: Decodable,
+    drawn: Sequence[View],
     number: int,
     *,
-    out: NDArray[np.uint8],
+    out: Sequence[Pixels],
     field: Sequence[float] | None,
     scan: bool = False,
-) -> NDArray[np.float32]:
-    """Write sample `number`'s view into `out` (3, size, size); give its field of view, NaN if unknown.
+) -> list[NDArray[np.float32]]:
+    """Write sample `number`'s views into `out`, one (size, size, 3) each, from one decoding.
 
-    `scan`: the image is an OCT B-scan, which is hardly turned.
+    All poses are drawn before: where every crop is large enough, the photograph is decoded at a part of its
+    size (`geometry.share`). Gives each view's field of view, NaN if unknown. `scan`: the image is an OCT
+    B-scan, which is hardly turned. Raises Undecodable.
     """
-    width, height = image.size
-    where = geometry.pose(view, number, width=width, height=height, field=field, scan=scan)
-    out[:] = geometry.cut(image, where, view.size).transpose(2, 0, 1)
-    return geometry.follow(field, where, view.size)
+    width, height = encoded.width, encoded.height
+    poses = [
+        geometry.pose(view, number, width=width, height=height, field=field, scan=scan) for view in drawn
+    ]
+    pixels, share = encoded.pixels(geometry.share(poses, [view.size for view in drawn]))
+    field = field if field is None or share == 1 else [part / share for part in field]
+    followed = []
+    for view, pose, place in zip(drawn, poses, out, strict=True):
+        where = geometry.shrunk(pose, share, width=width, height=height)
+        geometry.cut(pixels, where, place)
+        followed.append(geometry.follow(field, where, view.size))
+    return followed
 
 
 def finish(
@@ -231,7 +255,8 @@ def finish(
     """
 
     def normalised(changes: _Changes) -> Tensor:
-        pixels = changes.views.to(device, non_blocking=True).float()
+        pixels = changes.views.to(device, non_blocking=True)
+        pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format)
         full = 255 if changes.colours is None and changes.cameras is None else 1
         if full == 1:
             changes.apply(pixels.div_(255).flatten(0, 1))

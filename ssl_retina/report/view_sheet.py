@@ -42,6 +42,7 @@ class _Row:
 
     title: str
     photograph: Photograph
+    stored: Image.Image
     views: Sequence[Tensor]
     words: Sequence[Sequence[str]]
 
@@ -92,7 +93,9 @@ def _one_of_each(stream: Stream, places: Sequence[int]) -> list[int]:
     found: dict[str, int] = {}
     for place, row in zip(places, stream.order.row_of(np.array(places)).tolist(), strict=True):
         try:
-            found.setdefault(stream.sets.photograph(row).modality, place)
+            photograph = stream.sets.photograph(row)
+            photograph.encoded.pixels()
+            found.setdefault(photograph.modality, place)
         except Undecodable:
             continue
     return list(found.values())
@@ -129,6 +132,7 @@ def _rows(stream: Stream, places: Sequence[int]) -> Iterator[_Row]:
     for number, place in enumerate(places):
         try:
             photograph = stream.sets.photograph(int(stream.order.row_of(np.array([place]))[0]))
+            stored = Image.fromarray(photograph.encoded.pixels()[0])
         except Undecodable:
             continue
         batch = stream.load(positions[:, number]).batch
@@ -142,7 +146,8 @@ def _rows(stream: Stream, places: Sequence[int]) -> Iterator[_Row]:
             for changes, tell in ((batch.colours, changes_in_words), (batch.cameras, camera_in_words))
             if changes is not None
         ]
-        yield _Row("", photograph, by_epoch, list(zip(*lines, strict=True)) or [()] * len(by_epoch))
+        words = list(zip(*lines, strict=True)) or [()] * len(by_epoch)
+        yield _Row("", photograph, stored, by_epoch, words)
 
 
 def _positions(stream: Stream, places: Sequence[int], epoch: int) -> Integers:
@@ -178,7 +183,7 @@ def _sheet(rows: Sequence[_Row], lines: Sequence[str], spec: ViewSpec) -> Image.
     for number, row in enumerate(rows):
         y = top + number * step_y
         pen.text((GAP, y), row.title, INK, font)
-        sheet.paste(_stored(row.photograph, cell), (GAP, y + LINE))
+        sheet.paste(_stored(row, cell), (GAP, y + LINE))
         for at, view in enumerate(row.views):
             x = GAP + (at + 1) * step_x
             pen.text((x, y), f"epoch {at // per_epoch}, view {at % per_epoch}", INK, font)
@@ -188,11 +193,12 @@ def _sheet(rows: Sequence[_Row], lines: Sequence[str], spec: ViewSpec) -> Image.
     return sheet
 
 
-def _stored(photograph: Photograph, cell: int) -> Image.Image:
+def _stored(row: _Row, cell: int) -> Image.Image:
     """The photograph in a square of `cell` pixels, its field of view drawn into it."""
-    scale = cell / max(photograph.image.size)
-    size = (round(photograph.image.width * scale), round(photograph.image.height * scale))
-    small = photograph.image.resize(size, Image.Resampling.LANCZOS)
+    photograph, stored = row.photograph, row.stored
+    scale = cell / max(stored.size)
+    size = (round(stored.width * scale), round(stored.height * scale))
+    small = stored.resize(size, Image.Resampling.LANCZOS)
     if photograph.field is not None and photograph.modality != SCAN:
         x, y, across, down = (part * scale for part in photograph.field)
         ImageDraw.Draw(small).ellipse((x - across, y - down, x + across, y + down), outline=RIM)

@@ -16,6 +16,7 @@ from ssl_retina import config, shard_index
 from ssl_retina.contract import ViewSpec
 from ssl_retina.data import geometry, views
 from ssl_retina.data.geometry import Pose, Turn, View
+from ssl_retina.data.images import opened
 from ssl_retina.data.loader import open_source
 
 SIDE = 120
@@ -38,15 +39,92 @@ def noise_ratio(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     return float(10 * np.log10(255**2 / max((apart**2).mean(), 1e-9)))
 
 
+def cut(image: Image.Image, pose: Pose, size: int) -> NDArray[np.uint8]:
+    """The view as a new array."""
+    out = np.full((size, size, 3), 77, dtype=np.uint8)
+    geometry.cut(np.array(image), pose, out)
+    return out
+
+
 MIDDLE = (SIDE / 2, SIDE / 2)
 
 
-def test_no_turn_is_the_crop_bit_for_bit() -> None:
+def energy(view: NDArray[np.uint8]) -> float:
+    """The mean square of the Laplacian: how much fine detail there is."""
+    grey = view.astype(float).mean(axis=2)
+    middle = 4 * grey[1:-1, 1:-1]
+    laplacian = middle - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
+    return float(np.square(laplacian).mean())
+
+
+@pytest.mark.parametrize("size", [16, 48, 120, 200])
+@pytest.mark.parametrize("box", [(10, 25, 95, 110), (0, 0, SIDE, SIDE), (40, 5, 80, 115), (3, 50, 117, 61)])
+def test_no_turn_is_pillows_crop(size: int, box: geometry.Box) -> None:
+    """Pixels and detail of what MAE and RETFound read: cut out, then resized; waves and noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    for image in (smooth(), Image.fromarray(noise)):
+        expected = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BICUBIC))
+        found = cut(image, Pose(box, 0.0, MIDDLE, flipped=False), size)
+        assert noise_ratio(found, expected) > 50
+        assert 0.98 < energy(found) / energy(expected) < 1.02
+        flipped = cut(image, Pose(box, 0.0, MIDDLE, flipped=True), size)
+        assert np.array_equal(flipped[:, ::-1], found)
+
+
+def test_a_slight_turn_is_nearly_no_turn() -> None:
     image, box = smooth(), (10, 25, 95, 110)
-    still = geometry.cut(image, Pose(box, 0.0, MIDDLE, flipped=False), 48)
-    assert np.array_equal(still, np.asarray(image.resize((48, 48), Image.Resampling.BICUBIC, box=box)))
-    hardly = geometry.cut(image, Pose(box, 1e-9, MIDDLE, flipped=False), 48)
-    assert noise_ratio(hardly, still) > 45
+    still = cut(image, Pose(box, 0.0, MIDDLE, flipped=False), 48)
+    assert noise_ratio(cut(image, Pose(box, 1e-9, MIDDLE, flipped=False), 48), still) > 45
+
+
+def _pose(*box: int, angle: float = 0.0) -> Pose:
+    return Pose((box[0], box[1], box[2], box[3]), angle, MIDDLE, flipped=False)
+
+
+def test_a_photograph_is_decoded_as_small_as_its_most_enlarged_view_allows() -> None:
+    """The narrower side of every box stays MARGIN times its view's size; powers of two, and 1/8 at least."""
+    large, small = _pose(0, 0, 960, 800), _pose(10, 20, 210, 340)
+    for margin_times, expected in ((8, 8), (7.9, 4), (4, 4), (3.9, 2), (2, 2), (1.9, 1), (0.3, 1), (50, 8)):
+        assert geometry.share([large], [int(800 / (geometry.MARGIN * margin_times))]) == expected
+    assert geometry.share([large, small], [32, 32]) == 4
+    assert geometry.share([large, small], [32, 120]) == 1
+    assert geometry.share([small, large], [32, 300]) == 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(1024, 768), (1021, 767), (333, 97)])
+@pytest.mark.parametrize("share", [2, 4, 8])
+def test_a_box_moves_to_whole_pixels_of_the_smaller_image(width: int, height: int, share: int) -> None:
+    random = np.random.default_rng(1)
+    for _ in range(300):
+        wide, tall = random.integers(1, width + 1), random.integers(1, height + 1)
+        left, top = random.integers(0, width - wide + 1), random.integers(0, height - tall + 1)
+        box = (int(left), int(top), int(left + wide), int(top + tall))
+        pose = Pose(box, 0.3, (width / 2, height / 3), flipped=True)
+        moved = geometry.shrunk(pose, share, width=width, height=height)
+        assert 0 <= moved.box[0] < moved.box[2] <= width // share
+        assert 0 <= moved.box[1] < moved.box[3] <= height // share
+        if wide >= 2 * share and tall >= 2 * share:
+            for before, after in zip(box, moved.box, strict=True):
+                assert abs(before / share - after) < 1  # half a pixel, or the last that is not whole
+        assert moved.axis == (width / 2 / share, height / 3 / share)
+        assert (moved.angle, moved.flipped) == (0.3, True)
+        assert geometry.shrunk(pose, 1, width=width, height=height) == pose
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.4])
+def test_a_view_of_a_smaller_decoding_is_nearly_that_of_all_pixels(angle: float) -> None:
+    """A JPEG of 400 x 300; the crop lies where it lay, with its detail."""
+    content = factory.encoded(np.asarray(smooth().resize((400, 300), Image.Resampling.BICUBIC)))
+    encoded = opened(content, "jpg")
+    whole = encoded.pixels()[0]
+    half, share = encoded.pixels(2)
+    assert share == 2
+    pose = Pose((40, 30, 340, 270), angle, (180.0, 140.0), flipped=True)
+    one, other = np.empty((60, 60, 3), np.uint8), np.empty((60, 60, 3), np.uint8)
+    geometry.cut(whole, pose, one)
+    geometry.cut(half, geometry.shrunk(pose, 2, width=400, height=300), other)
+    assert noise_ratio(one, other) > 40
+    assert 0.9 < energy(other) / energy(one) < 1.05
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
@@ -56,7 +134,7 @@ def test_quarter_turns_are_rot90s(quarters: int) -> None:
     box = (10, 25, 95, 85)
     turned = Image.fromarray(np.rot90(np.asarray(image), -quarters))  # clockwise
     expected = np.asarray(turned.resize((48, 48), Image.Resampling.BICUBIC, box=box))
-    found = geometry.cut(image, Pose(box, quarters * math.pi / 2, MIDDLE, flipped=False), 48)
+    found = cut(image, Pose(box, quarters * math.pi / 2, MIDDLE, flipped=False), 48)
     assert noise_ratio(found, expected) > 45
 
 
@@ -68,7 +146,7 @@ def test_the_filter_turns_with_the_box(quarters: int) -> None:
     turned = Image.fromarray(np.rot90(noise, -quarters))
     expected = np.asarray(turned.resize((16, 16), Image.Resampling.BICUBIC, box=box))
     pose = Pose(box, quarters * math.pi / 2, MIDDLE, flipped=False)
-    assert noise_ratio(geometry.cut(Image.fromarray(noise), pose, 16), expected) > 31
+    assert noise_ratio(cut(Image.fromarray(noise), pose, 16), expected) > 31
 
 
 @pytest.mark.parametrize("size", [32, 64, 150])
@@ -80,20 +158,20 @@ def test_a_turned_crop_is_that_of_a_fine_turn_of_the_whole(size: int) -> None:
         turned = large.rotate(-degrees, Image.Resampling.BICUBIC, center=(fine * axis[0], fine * axis[1]))
         expected = turned.resize((size, size), Image.Resampling.BICUBIC, box=tuple(fine * one for one in box))
         pose = Pose(box, math.radians(degrees), axis, flipped=False)
-        assert noise_ratio(geometry.cut(image, pose, size), np.asarray(expected)) > 44
-        flipped = geometry.cut(image, Pose(box, pose.angle, axis, flipped=True), size)
-        assert np.array_equal(flipped[:, ::-1], geometry.cut(image, pose, size))
+        assert noise_ratio(cut(image, pose, size), np.asarray(expected)) > 44
+        flipped = cut(image, Pose(box, pose.angle, axis, flipped=True), size)
+        assert np.array_equal(flipped[:, ::-1], cut(image, pose, size))
 
 
 def test_beyond_the_image_is_black() -> None:
     """A white picture, turned by 45 degrees: the four corners are cut off, and nothing else."""
     white = Image.new("RGB", (100, 100), (255, 255, 255))
-    found = geometry.cut(white, Pose((0, 0, 100, 100), math.pi / 4, (50, 50), flipped=False), 100)
+    found = cut(white, Pose((0, 0, 100, 100), math.pi / 4, (50, 50), flipped=False), 100)
     y, x = np.mgrid[:100, :100] + 0.5
     inside = np.abs(x - 50) + np.abs(y - 50)
     assert (found[inside > 50 * math.sqrt(2) + 1] == 0).all()
     assert (found[inside < 50 * math.sqrt(2) - 1] == 255).all()
-    away = geometry.cut(white, Pose((0, 0, 20, 20), math.pi, (150, 150), flipped=False), 32)
+    away = cut(white, Pose((0, 0, 20, 20), math.pi, (150, 150), flipped=False), 32)
     assert not away.any()
 
 
@@ -113,7 +191,7 @@ def test_the_axis_is_the_middle_of_the_field_and_the_field_follows() -> None:
     for number in range(40):
         field = [*axis, 40.0, 40.0]
         pose = geometry.pose(view, number, width=SIDE, height=SIDE, field=field, scan=False)
-        seen = geometry.cut(image, pose, size)[..., 0].astype(float)
+        seen = cut(image, pose, size)[..., 0].astype(float)
         centre = geometry.follow(field, pose, size)[:2]
         across, down = ((pose.box[2] - pose.box[0]) / size, (pose.box[3] - pose.box[1]) / size)
         rows, columns = np.mgrid[:size, :size] + 0.5
@@ -136,7 +214,7 @@ def test_a_turned_ellipse_is_given_by_its_reach() -> None:
     ellipse = ((x - 60) / 45) ** 2 + ((y - 60) / 20) ** 2 <= 1
     image = Image.fromarray(np.repeat((255 * ellipse).astype(np.uint8)[..., None], 3, axis=2))
     pose = Pose((0, 0, SIDE, SIDE), math.radians(30), MIDDLE, flipped=False)
-    seen = geometry.cut(image, pose, SIDE)[..., 0] > 127
+    seen = cut(image, pose, SIDE)[..., 0] > 127
     _, _, across, down = geometry.follow([60, 60, 45, 20], pose, SIDE)
     assert across == pytest.approx(_reach(seen, 0), abs=1)
     assert down == pytest.approx(_reach(seen, 1), abs=1)

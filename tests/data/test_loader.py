@@ -148,6 +148,39 @@ def test_local_views_of_a_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert views.finish(batch, device=torch.device("cpu")).local_views is not None
 
 
+def test_a_loader_process_writes_into_memory_that_it_hands_over(folder: Path) -> None:
+    """No copy: the views lie in shared memory, a pixel's colours side by side, as they were written."""
+    spec = ViewSpec("dino_paper", global_views=2, global_size=24, local_views=3, local_size=16)
+    batch = next(_source(folder, spec=spec, workers=1).batches(0, rank=0, world=1, micro_batch=5))
+    own = next(_source(folder, spec=spec).batches(0, rank=0, world=1, micro_batch=5))
+    assert own.local_views is not None
+    assert batch.local_views is not None
+    for theirs, here in ((batch.global_views, own.global_views), (batch.local_views, own.local_views)):
+        assert theirs.is_shared()
+        assert not here.is_shared()
+        assert torch.equal(theirs, here)
+        assert theirs[0].is_contiguous(memory_format=torch.channels_last)
+    done = views.finish(batch, device=torch.device("cpu"))
+    assert done.global_views.is_contiguous()
+
+
+@pytest.mark.parametrize("recipe", ["mae", "mocov3", "dino_paper"])
+def test_a_view_is_the_same_in_every_batch(tmp_path: Path, recipe: str) -> None:
+    """Bit for bit, whatever stands beside it, also where photographs are decoded at a part of their size."""
+    factory.make_shards(tmp_path, samples=6, shards=1, size=200)
+    spec = ViewSpec(recipe, 2, 24, 3 if recipe == "dino_paper" else 0, 16)
+    stream = _source(tmp_path, spec=spec).stream
+    whole = stream.load(np.arange(40, 52)).batch
+    assert whole is not None
+    for position in (51, 40, 45):
+        alone = stream.load(np.array([position])).batch
+        assert alone is not None
+        assert torch.equal(alone.global_views[:, 0], whole.global_views[:, position - 40])
+        if whole.local_views is not None:
+            assert alone.local_views is not None
+            assert torch.equal(alone.local_views[:, 0], whole.local_views[:, position - 40])
+
+
 def test_several_sets(folder: Path, tmp_path: Path) -> None:
     second = tmp_path / "second"
     second.mkdir()
