@@ -192,31 +192,32 @@ class _Drawn:
         self.views = (*global_views, *local_views)
         self.global_pixels, self.local_pixels = _room(global_views, batch), _room(local_views, batch)
         self.fields = np.empty((len(self.views), batch, 4), dtype=np.float32)
+        self._places = (*self.global_pixels.numpy(), *self.local_pixels.numpy())
 
     def draw(self, number: int, photograph: Photograph) -> None:
         self.fields[:, number] = views.draw(
             photograph.encoded,
             self.views,
             number,
-            out=(*self.global_pixels[:, number], *self.local_pixels[:, number]),
+            out=[place[number] for place in self._places],
             field=photograph.field,
             scan=photograph.scan,
         )
 
 
-def _room(drawn: Sequence[View], batch: int) -> NDArray[np.uint8]:
+def _room(drawn: Sequence[View], batch: int) -> Tensor:
     """Where the views go; in a loader process memory that the trainer takes over without a copy."""
     size = drawn[0].size if drawn else 0
     shape = (len(drawn), batch, size, size, 3)
     if get_worker_info() is None or not drawn:
-        return np.empty(shape, dtype=np.uint8)
+        return torch.empty(shape, dtype=torch.uint8)
     storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape).numpy()
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
-def _planes(pixels: NDArray[np.uint8]) -> Tensor:
+def _planes(pixels: Tensor) -> Tensor:
     """The same memory as (views, batch, 3, size, size): the colours of a pixel stay side by side in it."""
-    return torch.from_numpy(pixels).permute(0, 1, 4, 2, 3)
+    return pixels.permute(0, 1, 4, 2, 3)
 
 
 def as_positions(start: int, count: int) -> Positions:

@@ -148,9 +148,18 @@ def test_local_views_of_a_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert views.finish(batch, device=torch.device("cpu")).local_views is not None
 
 
-def test_a_loader_process_writes_into_memory_that_it_hands_over(folder: Path) -> None:
+def test_a_loader_process_writes_into_memory_that_it_hands_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No copy: the views lie in shared memory, a pixel's colours side by side, as they were written."""
     spec = ViewSpec("dino_paper", global_views=2, global_size=24, local_views=3, local_size=16)
+    with monkeypatch.context() as patched:
+        patched.setattr("ssl_retina.data.stream.get_worker_info", lambda: "as if in a loader process")
+        made = _source(folder, spec=spec).stream.load(np.arange(2)).batch
+    assert made is not None
+    assert made.local_views is not None
+    assert made.global_views.is_shared()
+    assert made.local_views.is_shared()
     batch = next(_source(folder, spec=spec, workers=1).batches(0, rank=0, world=1, micro_batch=5))
     own = next(_source(folder, spec=spec).batches(0, rank=0, world=1, micro_batch=5))
     assert own.local_views is not None
