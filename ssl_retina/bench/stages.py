@@ -64,7 +64,7 @@ def ours(stream: Stream, positions: Positions) -> Seconds:
 
 def _rows(stream: Stream, positions: Positions) -> list[int]:
     """As many rows as positions; which ones is the same for what they cost."""
-    numbers: list[int] = stream.rows[positions % len(stream.rows)].tolist()
+    numbers: list[int] = stream.order.row_of(positions % len(stream.order)).tolist()
     return numbers
 
 

@@ -1,10 +1,7 @@
-"""Where a view lies in a photograph, and its pixels: crop, turn about the optical axis, flip.
+"""Where a view lies in a photograph: crop, turn about the optical axis, flip.
 
-In: a decoded image and numbers drawn for its position. Out: uint8 pixels, and the field of view in them.
-The crop is that of torchvision's RandomResizedCrop, cut out and resampled by PIL's antialiased bicubic
-filter as torch has it for uint8 (PSNR 79 dB to PIL's own), as MAE and RETFound do. A turned crop is brought
-near the view's scale by the same filter first and turned there, at a few ten thousand pixels in place of the
-whole photograph's: a quarter of the cost.
+In: a photograph's size and field of view, and numbers drawn for its position. Out: poses, which `cutting`
+makes pixels of, and the field of view in them. The crop is that of torchvision's RandomResizedCrop.
 """
 
 import math
@@ -13,12 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
-
-from ssl_retina.data.images import Pixels
 
 TRIES = 10
 FLIP = 2 * TRIES + 2
@@ -27,22 +19,6 @@ PLACES = TURN + 1
 DRAWS = PLACES + 2 * (TRIES - 1)
 """Numbers drawn for one view: area and shape of each try, the crop's place (2), the flip, the turn, and the
 places of later tries, where the first one held too little retina."""
-
-FINER = 1.5
-"""A crop is turned, bilinearly, at this many times the view's scale.
-
-Against turning at three times the stored size in floats, 96 and 224 px of HYGD: PSNR 54 and 54 dB (51 and 51
-where PIL turns, which cuts off fractions of a level), 1.02 and 1.14 of the energy of the Laplacian: of that
-little, at 224 px, a part is the rounding to levels.
-"""
-
-MARGIN = 1.5
-"""A photograph is decoded smaller only while every crop stays this many times as large as its view.
-
-Half the size against all of it, 224 px from 43 photographs of IDRiD at 1024 px: PSNR 53 dB (52 in the worst
-twentieth), 0.91 of the energy of the Laplacian; at 1.25: 52 (51) dB and 0.88, at 1.0: 52 (47) dB and 1.38,
-aliased. PIL's bilinear filter has 0.6 to 0.7.
-"""
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the stored image."""
@@ -151,7 +127,7 @@ def field_share(field: Sequence[float], where: Pose, box: Box) -> float:
     The box's corners in the image, measured in the ellipse's radii, are a polygon beside the unit disc.
     """
     left, top, right, bottom = box
-    corners = [_source(where, x, y) for x, y in ((left, top), (right, top), (right, bottom), (left, bottom))]
+    corners = [source(where, x, y) for x, y in ((left, top), (right, top), (right, bottom), (left, bottom))]
     scaled = [((x - field[0]) / field[2], (y - field[1]) / field[3]) for x, y in corners]
     edges = zip(scaled, [*scaled[1:], scaled[0]], strict=True)
     overlap = sum(_swept(start, end) for start, end in edges) * field[2] * field[3]
@@ -190,125 +166,11 @@ def _central_box(width: int, height: int, ratio: tuple[float, float]) -> Box:
     return left, top, left + wide, top + tall
 
 
-def share(poses: Sequence[Pose], sizes: Sequence[int]) -> int:
-    """At which 1, 1/2, 1/4 or 1/8 of its size a photograph may be decoded for all of its views.
-
-    The smallest that leaves each box at least MARGIN times its view's `sizes`, across and down.
-    """
-    room = min(
-        min(pose.box[2] - pose.box[0], pose.box[3] - pose.box[1]) / size
-        for pose, size in zip(poses, sizes, strict=True)
-    )
-    return next((one for one in (8, 4, 2) if room >= MARGIN * one), 1)
-
-
-def shrunk(where: Pose, share: int, *, width: int, height: int) -> Pose:
-    """The pose in an image that was decoded at 1 / share: its box moves to that image's whole pixels.
-
-    At most half a pixel of the decoded image; its last row and column, if they hold less than a whole
-    pixel, are left out. `width` and `height` are the stored ones.
-    """
-    if share == 1:
-        return where
-    left, right = _snapped(where.box[0], where.box[2], share, width)
-    top, bottom = _snapped(where.box[1], where.box[3], share, height)
-    axis = (where.axis[0] / share, where.axis[1] / share)
-    return replace(where, box=(left, top, right, bottom), axis=axis)
-
-
-def _snapped(start: int, stop: int, share: int, length: int) -> tuple[int, int]:
-    last = min(round(stop / share), length // share)
-    return min(round(start / share), last - 1), last
-
-
-def cut(pixels: Pixels, where: Pose, out: Pixels) -> None:
-    """Write the view into `out` (size, size, 3): black where the turned box reaches beyond the image."""
-    view = _planes(out)
-    if where.angle == 0:
-        left, top, right, bottom = where.box
-        _resize(pixels[top:bottom, left:right], view)
-    else:
-        _turn(pixels, where, view)
-    if where.flipped:
-        view.copy_(view.flip(3))
-
-
-def _planes(pixels: Pixels) -> Tensor:
-    """The same memory as (1, 3, height, width). numpy turns axes in a third of torch's time."""
-    return torch.from_numpy(pixels[None].transpose(0, 3, 1, 2))
-
-
-def _resize(pixels: Pixels, out: Tensor) -> None:
-    """Pillow's antialiased bicubic filter into `out` (1, 3, height, width), channels last in memory.
-
-    What `functional.interpolate` calls, but without a new array. torch would copy a cut-out before it filters
-    it; copied here, row by row, it takes three quarters of the time.
-    """
-    given = _planes(np.ascontiguousarray(pixels))
-    resize = torch._C._nn._upsample_bicubic2d_aa
-    resize(given, out.shape[2:], False, None, None, out=out)  # type: ignore[call-arg]
-
-
-def _turn(pixels: Pixels, where: Pose, out: Tensor) -> None:
-    """Scaled first, then turned.
-
-    The box's scale across and down belongs to the turned axes; along the image's own axes the same ellipse
-    of smoothing has the two of `scale`, exact at every multiple of 90 degrees.
-    """
-    size = out.shape[2]
-    left, top, right, bottom = where.box
-    cosine, sine = math.cos(where.angle), math.sin(where.angle)
-    across, down = (right - left) / size, (bottom - top) / size
-    scale = (
-        math.hypot(across * cosine, down * sine) / FINER,
-        math.hypot(across * sine, down * cosine) / FINER,
-    )
-    region = _region(where, (pixels.shape[1], pixels.shape[0]))
-    if region is None:
-        out.zero_()
-        return
-    wide, tall = region[2] - region[0], region[3] - region[1]
-    near = torch.empty(
-        1, max(round(tall / scale[1]), 1), max(round(wide / scale[0]), 1), 3, dtype=torch.uint8
-    )
-    near = near.permute(0, 3, 1, 2)
-    _resize(pixels[region[1] : region[3], region[0] : region[2]], near)
-    start = _source(where, left, top)
-    x = (across * cosine, down * sine, start[0] - region[0])
-    y = (-across * sine, down * cosine, start[1] - region[1])
-    grid = torch.stack((_plane(x, size, wide), _plane(y, size, tall)), dim=2)[None]
-    turned = functional.grid_sample(near.float(), grid, mode="bilinear", align_corners=False)
-    out.copy_(turned.round_())
-
-
-def _plane(linear: tuple[float, float, float], size: int, length: int) -> Tensor:
-    """Where each pixel (size, size) of a view lies along one axis of the region: from -1 to 1 over `length`.
-
-    `linear`: what a step across and one down move it by, and where the view's corner lies.
-    """
-    middle = (torch.arange(size, dtype=torch.float64) + 0.5) * (2 / length)
-    across, down, start = linear
-    return (down * middle[:, None] + (across * middle + (2 * start / length - 1))).float()
-
-
-def _source(where: Pose, x: float, y: float) -> tuple[float, float]:
+def source(where: Pose, x: float, y: float) -> tuple[float, float]:
     """The point of the image that lies at (x, y) of the turned image."""
     away_x, away_y = x - where.axis[0], y - where.axis[1]
     cosine, sine = math.cos(where.angle), math.sin(where.angle)
     return where.axis[0] + cosine * away_x + sine * away_y, where.axis[1] - sine * away_x + cosine * away_y
-
-
-def _region(where: Pose, image: tuple[int, int]) -> Box | None:
-    """Whole pixels of the image that hold the turned box; None where there are none."""
-    left, top, right, bottom = where.box
-    corners = [_source(where, x, y) for x in (left, right) for y in (top, bottom)]
-    bounds = []
-    for axis in (0, 1):
-        along = [corner[axis] for corner in corners]
-        low, high = math.floor(min(along)), math.ceil(max(along))
-        bounds.append((max(low, 0), min(high, image[axis])))
-    (left, right), (top, bottom) = bounds
-    return (left, top, right, bottom) if left < right and top < bottom else None
 
 
 def follow(field: Sequence[float] | None, where: Pose, size: int) -> NDArray[np.float32]:

@@ -149,7 +149,7 @@ def order(indexes: Sequence[Index], rows: Rows, ways: Ways, *, seed: int) -> tup
     kept = None if everything else SharedArray.of(rows)
     at_once = len(runs) if ways.shuffle_shards is None else min(ways.shuffle_shards, len(runs))
     window = None if at_once == len(runs) else ways.shuffle_shards
-    bounds = np.searchsorted(rows, _offsets(indexes)).tolist()
+    bounds = np.searchsorted(rows, _offsets(indexes).astype(rows.dtype)).tolist()
     counts = [int(count) for count in np.diff(bounds)]
     if ways.even:
         shares: Sequence[float] = [count / max(len(rows), 1) for count in counts]
@@ -175,7 +175,8 @@ def _runs(indexes: Sequence[Index], rows: Rows) -> Runs:
     """Tables hold the samples of one shard after the other, so that no row has to be looked at."""
     sizes = [shard.nsamples for index in indexes for shard in index.shards]
     named = [(at, number) for at, index in enumerate(indexes) for number in range(len(index.shards))]
-    marks = np.searchsorted(rows, np.cumsum([0, *sizes], dtype=np.int64))
+    # of the rows' own type: of another, numpy would copy all rows into a third
+    marks = np.searchsorted(rows, np.cumsum([0, *sizes], dtype=np.int64).astype(rows.dtype))
     filled = np.flatnonzero(np.diff(marks))
     starts = np.append(marks[filled], len(rows)).astype(np.int64)
     return Runs(starts, np.array(named, np.int64).reshape(-1, 2)[filled])

@@ -20,7 +20,7 @@ from torch.utils.data import get_worker_info
 
 from ssl_retina import shards
 from ssl_retina.contract import Batch, ViewSpec
-from ssl_retina.data import views
+from ssl_retina.data import recipes, views
 from ssl_retina.data.geometry import View
 from ssl_retina.data.images import Encoded, Undecodable, opened
 from ssl_retina.data.order import Order
@@ -124,7 +124,7 @@ class Stream:
     """
 
     def __init__(self, sets: Sets, order: Order, spec: ViewSpec, *, shuffled: bool = True) -> None:
-        views.recipe(spec)
+        recipes.recipe(spec)
         self.sets, self.order, self.spec, self.shuffled = sets, order, spec, shuffled
 
     @property

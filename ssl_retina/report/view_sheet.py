@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ssl_retina import files, shards
 from ssl_retina.contract import ViewSpec
-from ssl_retina.data import views
+from ssl_retina.data import recipes, views
 from ssl_retina.data.images import Undecodable
 from ssl_retina.data.loader import Source
 from ssl_retina.data.stream import SCAN, Photograph, Stream
@@ -68,7 +68,7 @@ def write_every(source: Source, path: Path, title: str) -> None:
     stream, rows = _even(source), []
     places = _one_of_each(stream, _spread(source))
     spec = dataclasses.replace(stream.spec, local_views=0, crop_scale=None)
-    for recipe in views.RECIPES:
+    for recipe in recipes.RECIPES:
         own = dataclasses.replace(spec, recipe=recipe)
         drawn = _rows(Stream(stream.sets, stream.order, own), places)
         rows += [dataclasses.replace(row, title=f"{recipe}, {row.photograph.modality}") for row in drawn]

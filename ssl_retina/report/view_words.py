@@ -9,11 +9,11 @@ from fractions import Fraction
 from torch import Tensor
 
 from ssl_retina.contract import ViewSpec
-from ssl_retina.data import cameras, photometry, views
+from ssl_retina.data import cameras, photometry, recipes
 from ssl_retina.data.cameras import Camera, Chance
 from ssl_retina.data.geometry import Crop
 from ssl_retina.data.photometry import Colours
-from ssl_retina.data.views import Recipe
+from ssl_retina.data.recipes import Recipe
 
 LEGEND = (
     "below a view: b, c, s: factors of brightness, contrast, saturation; h: hue, degrees; blur: sigma, px"
@@ -27,7 +27,7 @@ CAMERA_LEGEND = (
 
 def recipe_in_words(spec: ViewSpec) -> list[str]:
     """What may happen to a photograph under this spec: one line for its place, one for each kind of view."""
-    recipe = views.recipe(spec)
+    recipe = recipes.recipe(spec)
     sizes = f"{spec.global_views} of {spec.global_size} px"
     if spec.local_views:
         sizes += f" and {spec.local_views} of {spec.local_size} px"

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ssl_retina import config, shard_index
 from ssl_retina.contract import ViewSpec, uniform
-from ssl_retina.data import cameras, views
+from ssl_retina.data import cameras, recipes, views
 from ssl_retina.data.cameras import Camera, Chance
 from ssl_retina.data.loader import Source, open_source
-from ssl_retina.data.views import Recipe
+from ssl_retina.data.recipes import Recipe
 
 SURE = {"probability": 1.0}
 NEVER = Chance(0.0, 0.0, 0.0)
@@ -227,7 +227,7 @@ def test_a_small_field_lies_in_the_old_one_and_is_what_is_lit() -> None:
 
 
 LOCAL = Recipe(
-    views.RETINA_CROP, local_crop=views.PAPER_CROP, turn=views.RETINA_TURN, cameras=(None, EVERYTHING)
+    recipes.RETINA_CROP, local_crop=recipes.PAPER_CROP, turn=recipes.RETINA_TURN, cameras=(None, EVERYTHING)
 )
 
 
@@ -248,7 +248,7 @@ def opened(folder: Path, spec: ViewSpec) -> Source:
 def test_ranks_see_the_same_pixels_and_fields(
     folder: Path, recipe: str, world: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "RECIPES", {**views.RECIPES, "local": LOCAL})
+    monkeypatch.setattr(recipes, "RECIPES", {**recipes.RECIPES, "local": LOCAL})
     local = {"local_views": 2, "local_size": 16} if recipe == "local" else {}
     spec = ViewSpec(recipe, 2, 40, **local)
     whole = [
@@ -288,7 +288,9 @@ def test_each_view_has_its_field(
     """The lit pixels of global and local views, turned, flipped, cropped and behind a smaller stop."""
     narrow = (dataclasses.replace(NOTHING, narrow=EVERYTHING.narrow),)
     monkeypatch.setattr(
-        views, "RECIPES", {"mae": views.RECIPES["mae"], "local": dataclasses.replace(LOCAL, cameras=narrow)}
+        recipes,
+        "RECIPES",
+        {"mae": recipes.RECIPES["mae"], "local": dataclasses.replace(LOCAL, cameras=narrow)},
     )
     y, x = np.mgrid[:96, :96] + 0.5
     disc = np.repeat((200 * ((x - 50) ** 2 + (y - 45) ** 2 <= 40**2)).astype(np.uint8)[..., None], 3, axis=2)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ssl_retina import config, shard_index
 from ssl_retina.contract import ViewSpec
-from ssl_retina.data import geometry, views
+from ssl_retina.data import cutting, geometry, recipes, views
 from ssl_retina.data.geometry import Pose, Turn, View
 from ssl_retina.data.images import opened
 from ssl_retina.data.loader import open_source
@@ -42,7 +42,7 @@ def noise_ratio(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
 def cut(image: Image.Image, pose: Pose, size: int) -> NDArray[np.uint8]:
     """The view as a new array."""
     out = np.full((size, size, 3), 77, dtype=np.uint8)
-    geometry.cut(np.array(image), pose, out)
+    cutting.cut(np.array(image), pose, out)
     return out
 
 
@@ -85,10 +85,10 @@ def test_a_photograph_is_decoded_as_small_as_its_most_enlarged_view_allows() -> 
     """The narrower side of every box stays MARGIN times its view's size; powers of two, and 1/8 at least."""
     large, small = _pose(0, 0, 960, 800), _pose(10, 20, 210, 340)
     for margin_times, expected in ((8, 8), (7.9, 4), (4, 4), (3.9, 2), (2, 2), (1.9, 1), (0.3, 1), (50, 8)):
-        assert geometry.share([large], [int(800 / (geometry.MARGIN * margin_times))]) == expected
-    assert geometry.share([large, small], [32, 32]) == 4
-    assert geometry.share([large, small], [32, 120]) == 1
-    assert geometry.share([small, large], [32, 300]) == 1
+        assert cutting.share([large], [int(800 / (cutting.MARGIN * margin_times))]) == expected
+    assert cutting.share([large, small], [32, 32]) == 4
+    assert cutting.share([large, small], [32, 120]) == 1
+    assert cutting.share([small, large], [32, 300]) == 1
 
 
 @pytest.mark.parametrize(("width", "height"), [(1024, 768), (1021, 767), (333, 97)])
@@ -100,7 +100,7 @@ def test_a_box_moves_to_whole_pixels_of_the_smaller_image(width: int, height: in
         left, top = random.integers(0, width - wide + 1), random.integers(0, height - tall + 1)
         box = (int(left), int(top), int(left + wide), int(top + tall))
         pose = Pose(box, 0.3, (width / 2, height / 3), flipped=True)
-        moved = geometry.shrunk(pose, share, width=width, height=height)
+        moved = cutting.shrunk(pose, share, width=width, height=height)
         assert 0 <= moved.box[0] < moved.box[2] <= width // share
         assert 0 <= moved.box[1] < moved.box[3] <= height // share
         if wide >= 2 * share and tall >= 2 * share:
@@ -108,7 +108,7 @@ def test_a_box_moves_to_whole_pixels_of_the_smaller_image(width: int, height: in
                 assert abs(before / share - after) < 1  # half a pixel, or the last that is not whole
         assert moved.axis == (width / 2 / share, height / 3 / share)
         assert (moved.angle, moved.flipped) == (0.3, True)
-        assert geometry.shrunk(pose, 1, width=width, height=height) == pose
+        assert cutting.shrunk(pose, 1, width=width, height=height) == pose
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.4])
@@ -121,8 +121,8 @@ def test_a_view_of_a_smaller_decoding_is_nearly_that_of_all_pixels(angle: float)
     assert share == 2
     pose = Pose((40, 30, 340, 270), angle, (180.0, 140.0), flipped=True)
     one, other = np.empty((60, 60, 3), np.uint8), np.empty((60, 60, 3), np.uint8)
-    geometry.cut(whole, pose, one)
-    geometry.cut(half, geometry.shrunk(pose, 2, width=400, height=300), other)
+    cutting.cut(whole, pose, one)
+    cutting.cut(half, cutting.shrunk(pose, 2, width=400, height=300), other)
     assert noise_ratio(one, other) > 40
     assert 0.9 < energy(other) / energy(one) < 1.05
 
@@ -230,7 +230,7 @@ def test_half_the_views_are_flipped_and_turns_are_uniform() -> None:
     poses = [geometry.pose(view, n, width=64, height=64, field=None, scan=False) for n in range(4000)]
     assert abs(np.mean([pose.flipped for pose in poses]) - 0.5) < 4 * 0.5 / math.sqrt(4000)
     degrees = np.sort([math.degrees(pose.angle) for pose in poses])
-    expected = np.linspace(-views.RETINA_TURN.photograph, views.RETINA_TURN.photograph, 4000)
+    expected = np.linspace(-recipes.RETINA_TURN.photograph, recipes.RETINA_TURN.photograph, 4000)
     assert np.abs(degrees - expected).max() < 2  # Kolmogorov: 1.95 / sqrt(4000) of 60 degrees
     assert {pose.axis for pose in poses} == {(32.0, 32.0)}
 
@@ -265,7 +265,7 @@ def test_a_scan_is_never_upside_down_and_hardly_turned(ramps: Path, recipe: str)
             for key, picture in zip(batch.keys, view, strict=True):
                 tilts[key[:3]].append(_tilt(picture[0].double().numpy()))
     most = {modality: max(abs(tilt) for tilt in found) for modality, found in tilts.items()}
-    turns = views.RECIPES[recipe].turn
+    turns = recipes.RECIPES[recipe].turn
     assert most["oct"] < 7  # 5 degrees, in a box of at most 4 to 3
     assert most["eye"] < 60
     assert turns is None or most["eye"] > 20

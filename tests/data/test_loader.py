@@ -20,10 +20,11 @@ import torch
 
 from ssl_retina import config, shard_index, shards
 from ssl_retina.contract import Batch, ViewSpec
-from ssl_retina.data import views
+from ssl_retina.data import recipes, views
+from ssl_retina.data.geometry import Crop
 from ssl_retina.data.loader import Source, open_source
+from ssl_retina.data.recipes import Recipe
 from ssl_retina.data.stream import Loaded
-from ssl_retina.data.views import Crop, Recipe
 from ssl_retina.errors import ConfigError, InputError, ShardError, StateError
 
 SAMPLES = 65
@@ -139,7 +140,7 @@ def test_groups_are_patients(folder: Path) -> None:
 
 def test_local_views_of_a_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(Crop((0.4, 1.0)), local_crop=Crop((0.05, 0.4)))
-    monkeypatch.setattr(views, "RECIPES", {"multi": recipe})
+    monkeypatch.setattr(recipes, "RECIPES", {"multi": recipe})
     spec = ViewSpec("multi", global_views=2, global_size=24, local_views=3, local_size=16)
     batch = next(_source(folder, spec=spec).batches(0, rank=0, world=1, micro_batch=5))
     assert batch.local_views is not None

@@ -16,7 +16,7 @@ from torchvision.transforms import functional as reference
 
 from ssl_retina import config, shard_index
 from ssl_retina.contract import Batch, ViewSpec
-from ssl_retina.data import photometry, views
+from ssl_retina.data import photometry, recipes, views
 from ssl_retina.data.loader import Source, open_source
 from ssl_retina.data.photometry import (
     BRIGHTNESS,
@@ -29,7 +29,7 @@ from ssl_retina.data.photometry import (
     SOLARISE,
     SURROUND,
 )
-from ssl_retina.data.views import Recipe
+from ssl_retina.data.recipes import Recipe
 
 COUNT = 6
 TOLERANCE = 2e-4
@@ -246,10 +246,10 @@ def _order_of(table: Tensor) -> Tensor:
 
 
 LOCAL = Recipe(
-    views.RETINA_CROP,
-    local_crop=views.PAPER_CROP,
-    turn=views.RETINA_TURN,
-    colours=views.RECIPES["mocov3_paper"].colours,
+    recipes.RETINA_CROP,
+    local_crop=recipes.PAPER_CROP,
+    turn=recipes.RETINA_TURN,
+    colours=recipes.RECIPES["mocov3_paper"].colours,
 )
 SPEC = ViewSpec("local", global_views=2, global_size=24, local_views=2, local_size=16)
 MOCO = ViewSpec("mocov3", global_views=2, global_size=40)
@@ -293,7 +293,7 @@ def test_ranks_and_workers_see_the_same_pixels(
 ) -> None:
     """Bit for bit, over the end of an epoch of 37: a batch of 8 at once, and in parts."""
     if spec is SPEC:  # worker processes would not know it
-        monkeypatch.setattr(views, "RECIPES", {"local": LOCAL})
+        monkeypatch.setattr(recipes, "RECIPES", {"local": LOCAL})
     steps, start = 4, 16
     whole = list(islice(opened(folder, spec).batches(start, rank=0, world=1, micro_batch=8), steps))
     assert whole[0].colours is not None
@@ -345,7 +345,7 @@ def test_finish_changes_what_was_drawn_and_nothing_else(folder: Path) -> None:
 def test_local_views_have_the_colours_that_follow_the_global_ones(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "RECIPES", {"local": LOCAL})
+    monkeypatch.setattr(recipes, "RECIPES", {"local": LOCAL})
     batch = next(opened(folder, SPEC).batches(0, rank=0, world=1, micro_batch=11))
     assert batch.colours is not None
     assert batch.local_views is not None

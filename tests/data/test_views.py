@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ssl_retina.contract import Batch, ViewSpec
-from ssl_retina.data import geometry, views
+from ssl_retina.data import geometry, recipes, views
 from ssl_retina.data.geometry import Crop, View
 from ssl_retina.data.images import Encoded, opened
 from ssl_retina.errors import InputError
@@ -190,16 +190,16 @@ def test_finish_normalises_on_the_device() -> None:
 
 def test_unknown_recipes_are_refused() -> None:
     with pytest.raises(InputError, match="'maee' does not exist; one of: mae, plain, mae_retina"):
-        views.recipe(ViewSpec("maee", 1, 32))
+        recipes.recipe(ViewSpec("maee", 1, 32))
     with pytest.raises(InputError, match="no local views"):
-        views.recipe(ViewSpec("mae", 1, 32, local_views=2, local_size=16))
+        recipes.recipe(ViewSpec("mae", 1, 32, local_views=2, local_size=16))
     with pytest.raises(InputError, match="shows the whole image"):
-        views.recipe(ViewSpec("plain", 1, 32, crop_scale=(0.5, 1.0)))
+        recipes.recipe(ViewSpec("plain", 1, 32, crop_scale=(0.5, 1.0)))
     for scale in ((0.0, 1.0), (0.5, 0.4), (0.5, 1.1)):
         with pytest.raises(InputError, match="0 < low <= high <= 1"):
-            views.recipe(ViewSpec("mae", 1, 32, crop_scale=scale))
+            recipes.recipe(ViewSpec("mae", 1, 32, crop_scale=scale))
     with pytest.raises(InputError, match="must be 0 or more"):
-        views.recipe(ViewSpec("contrast", 1, 32, colour=-0.1))
+        recipes.recipe(ViewSpec("contrast", 1, 32, colour=-0.1))
 
 
 @pytest.mark.parametrize("recipe", ["mae", "contrast", "mocov3"])

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ssl_retina import config, shards
 from ssl_retina.contract import ViewSpec
-from ssl_retina.data import cameras, photometry, views
+from ssl_retina.data import cameras, photometry, recipes, views
 from ssl_retina.data.images import Undecodable
 from ssl_retina.data.loader import Source, open_source
 from ssl_retina.report import view_sheet
@@ -202,8 +202,8 @@ def test_every_recipe_has_its_rows(folder: Path, tmp_path: Path) -> None:
     assert {stream.sets.photograph(row).modality for row in rows} == {"fundus", "oct"}
     picture = Image.open(tmp_path / "every.png")
     step = LINE + CELL + 2 * LINE + GAP  # below a view: its colours, then its camera
-    assert picture.height == GAP + 2 * LINE + GAP + 2 * len(views.RECIPES) * step
-    for at, recipe in enumerate(views.RECIPES):
+    assert picture.height == GAP + 2 * LINE + GAP + 2 * len(recipes.RECIPES) * step
+    for at, recipe in enumerate(recipes.RECIPES):
         own = opened(folder, ViewSpec(recipe, 2, SIZE))
         for number, place in enumerate(places):
             position = view_sheet._positions(own.stream, [place], 0)
