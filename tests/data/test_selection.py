@@ -183,10 +183,10 @@ def _peak(folder: Path) -> int:
 
 
 def test_memory_is_flat(tmp_path: Path) -> None:
-    """From 1,000 to 100,000 samples at most 20 bytes a sample are added: 200 MB for ten millions."""
+    """From 1,000 to 100,000 samples at most 21 bytes a sample are added: 210 MB for ten millions."""
     _peak(_repeated(tmp_path / "warm", 10))
     small, large = _peak(_repeated(tmp_path / "small", 1000)), _peak(_repeated(tmp_path / "large", 100_000))
-    assert large - small < 20 * 99_000, (small, large)
+    assert large - small < 21 * 99_000, (small, large)
 
 
 def test_memory_of_indexing_is_that_of_one_shard(tmp_path: Path) -> None:
