@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from ssl_retina import config_text
+from ssl_retina import config_text, shares
 from ssl_retina.addresses import Place
 from ssl_retina.config_text import Source
 from ssl_retina.errors import ConfigError
@@ -68,6 +68,9 @@ class Data(Section):
     workers: loader processes of each rank.
     held_out: share of the patients kept out of training, on which the held-out loss is measured.
     cache, cache_gib: where shards of addresses are kept (the user's own cache if not given), and how much.
+    sampling: `uniform` draws every sample once an epoch, `balanced` by the weights in the sets' tables.
+    proportions: how much of the draws each set gives: in the order of `shards`, or by their paths or names.
+    shuffle_shards: how many shards are shuffled with each other at a time; null: everything.
     """
 
     shards: Annotated[tuple[Place, ...], BeforeValidator(_one_or_several), Field(min_length=1)]
@@ -78,6 +81,9 @@ class Data(Section):
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     cache: Path | None = None
     cache_gib: Annotated[float, Field(gt=0)] = 50.0
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    proportions: Annotated[shares.Proportions | None, BeforeValidator(shares.checked)] = None
+    shuffle_shards: Positive | None = None
 
 
 class Model(Section):

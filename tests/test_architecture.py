@@ -25,6 +25,7 @@ ROWS = (
         "shard_index",
         "metrics",
         "config_text",
+        "shares",
         "shipped",
     },
     {"config", "synthetic", "labels"},

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from ssl_retina import config, methods, shipped
+from ssl_retina import config, methods, shares, shipped
 from ssl_retina.errors import ConfigError, InputError
 
 
@@ -80,11 +80,36 @@ def test_f77_all_mistakes_at_once_with_line_and_suggestion(tmp_path: Path) -> No
         ("checkpoint.keep=1", "checkpoint.keep: should be greater than or equal to 2, got 1"),
         ("method.name=tyo", "method.name: no method 'tyo'; did you mean 'toy'?"),
         ("stpes", "'stpes': an override is written section.key=value"),
+        ("data.sampling=balance", "data.sampling: should be 'uniform' or 'balanced', got 'balance'"),
+        ("data.shuffle_shards=0", "data.shuffle_shards: should be greater than 0, got 0"),
+        ("data.proportions=[1, 2]", "data.proportions: 2 numbers for 1 sets of data.shards"),
+        ("data.proportions=[0]", "data.proportions: 1: 0 is no number above 0"),
+        ("data.proportions=half", "data.proportions: 'half' is neither a list of numbers, one for each"),
         ("train.steps=auto", "train.steps: should be a valid integer, got 'auto'"),
     ],
 )
 def test_f77_each_mistake_has_its_sentence(tmp_path: Path, change: str, sentence: str) -> None:
     assert sentence in _problems(tmp_path, GOOD, change)
+
+
+def test_proportions_name_every_set_once(tmp_path: Path) -> None:
+    sets = "data.shards=[disk/site-a, other/site-b, x/same, y/same]"
+    run = _load(tmp_path, GOOD, sets, "data.proportions={site-a: 1, other/site-b: 2.5, x/same: 1, y/same: 3}")
+    assert run.data.proportions == {"site-a": 1, "other/site-b": 2.5, "x/same": 1, "y/same": 3}
+    assert config.parse(run.dump(), _resolve).data == run.data
+    said = _problems(
+        tmp_path, GOOD, sets, "data.proportions={sitea: 1, site-b: -1, other/site-b: 1, same: 1}"
+    )
+    assert "no set of data.shards is called 'sitea'; did you mean 'site-a'?" in said
+    assert "no set of data.shards is called 'same'; did you mean" in said
+    assert "disk/site-a has no number" in said
+    assert "other/site-b has two numbers" in said
+    assert "x/same has no number; y/same has no number" in said
+    assert "site-b: -1 is no number above 0" in said
+    assert said.count("data.proportions: ") == 1
+    run = _load(tmp_path, GOOD, sets, "data.proportions=[1, 2, 3, 4]")
+    assert config.parse(run.dump(), _resolve).data == run.data
+    assert shares.of(run.data.proportions, run.data.shards) == (0.1, 0.2, 0.3, 0.4)
 
 
 def test_duplicate_keys_and_broken_yaml_are_refused_with_their_line(tmp_path: Path) -> None:

@@ -245,7 +245,8 @@ def _plan(path: Path, overrides: list[str], world: int, picture: Path | None) ->
         "held_out_samples": source.held_out_samples,
         "samples_seen": seen,
         "epochs": round(seen / source.samples, 2),
-        "remarks": setup.remarks(run, source, micro_batch),
+        "epoch": source.epoch.as_json(),
+        "remarks": source.epoch.sentences() + setup.remarks(run, source, micro_batch),
         **({} if picture is None else {"views": str(picture)}),
     }
 

@@ -4,40 +4,27 @@ In: sets, a seed, the views. Out: for every rank its part of each global batch. 
 position does not depend on ranks or workers (law 2); a position is all that a resume needs.
 """
 
-import contextlib
 import itertools
 import math
-import multiprocessing
-import os
-import signal
-import threading
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from multiprocessing import connection, forkserver, resource_tracker
-from multiprocessing.context import ForkServerContext
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
 from ssl_retina import config, shard_index, shards
 from ssl_retina.contract import Batch, ViewSpec
-from ssl_retina.data import remote
+from ssl_retina.data import remote, sampling, workers
+from ssl_retina.data.sampling import EVENLY, Ways
 from ssl_retina.data.selection import Rows, Selection, select
-from ssl_retina.data.stream import Loaded, Positions, Sets, Stream, as_positions
-from ssl_retina.errors import InputError, ShardError, StateError
+from ssl_retina.data.stream import Loaded, Sets, Stream, as_positions
+from ssl_retina.errors import InputError, ShardError
 from ssl_retina.shards import Index
 
 REPLACED_SHARE = 0.001
 REPLACED_LEAST = 3
-PREFETCH = 2
 HELD_OUT_SEED = 0
 """Held-out samples and their views are the same for every run, so that losses can be compared."""
-
-_OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def open_source(data: config.Data, spec: ViewSpec, *, seed: int) -> "Source":
@@ -59,23 +46,34 @@ def open_source(data: config.Data, spec: ViewSpec, *, seed: int) -> "Source":
         raise ShardError("\n".join(problems))
     if len({index.digest for index in indexes}) < len(indexes):
         raise InputError("data.shards names the same set twice")
+    sampling.check(data, indexes)
     chosen = select(indexes, where=data.where, exclude=data.exclude, held_out=data.held_out)
-    remote.require_room(indexes, np.concatenate([chosen.train, chosen.held_out]))
+    remote.require_room(indexes, chosen.train, window=data.shuffle_shards)
     if data.workers:
-        _context()  # its server loads torch (seconds) while the caller builds the model
-    return Source(indexes, chosen, spec, seed=seed, workers=data.workers)
+        workers.start_server()  # its server loads torch (seconds) while the caller builds the model
+    ways = sampling.Ways.of(data)
+    return Source(indexes, chosen, spec, seed=seed, workers=data.workers, ways=ways)
 
 
 class Source:
     """The chosen samples of one or several sets, as batches."""
 
     def __init__(
-        self, indexes: Sequence[Index], chosen: Selection, spec: ViewSpec, *, seed: int, workers: int
+        self,
+        indexes: Sequence[Index],
+        chosen: Selection,
+        spec: ViewSpec,
+        *,
+        seed: int,
+        workers: int,
+        ways: Ways = EVENLY,
     ) -> None:
         self.indexes = tuple(indexes)
-        self._chosen, self._spec, self._workers = chosen, spec, workers
+        self._spec, self._workers = spec, workers
         self._sets = Sets(indexes)
-        self._stream = Stream(self._sets, chosen.train, spec, seed=seed)
+        order, self.epoch = sampling.order(indexes, chosen.train, ways, seed=seed)
+        self._stream = Stream(self._sets, order, spec)
+        self._held_out, _ = sampling.order(indexes, chosen.held_out, EVENLY, seed=HELD_OUT_SEED)
         self._count = _Count()
 
     @property
@@ -85,13 +83,13 @@ class Source:
 
     @property
     def samples(self) -> int:
-        """How many samples are trained on: the length of an epoch."""
-        return len(self._chosen.train)
+        """How many samples are trained on, and the draws of an epoch."""
+        return self.epoch.draws
 
     @property
     def held_out_samples(self) -> int:
         """How many samples belong to held-out patients."""
-        return len(self._chosen.held_out)
+        return len(self._held_out)
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -139,9 +137,10 @@ class Source:
         assert 0 <= rank < world, (rank, world)
         starts = itertools.count(start + rank * micro_batch, world * micro_batch)
         asked = (as_positions(first, micro_batch) for first in starts)
-        needs = remote.coming(self._stream, self.indexes)
-        with remote.ahead(needs, self.indexes, start=start, epoch=self.samples) as moved:
-            for step, loaded in enumerate(_load(self._stream, asked, workers=self._workers)):
+        with remote.ahead(self._stream.order.shards, self.indexes, start=start, epoch=self.samples) as moved:
+            for step, loaded in enumerate(
+                workers.load(self._stream, asked, workers=self._workers, rank=rank)
+            ):
                 moved(start + step * world * micro_batch)
                 yield self._count.checked(loaded, micro_batch)
 
@@ -157,19 +156,19 @@ class Source:
             return
         whole = min(world * batch, self.held_out_samples)
         count = max(min(limit, self.held_out_samples) // whole, 1)
-        stream = Stream(self._sets, self._chosen.held_out, self._spec, seed=HELD_OUT_SEED)
+        stream = Stream(self._sets, self._held_out, self._spec)
         begin, end = whole * rank // world, whole * (rank + 1) // world
         asked = (as_positions(number * whole + begin, end - begin) for number in range(count))
-        for loaded in _load(stream, asked, workers=self._workers):
+        for loaded in workers.load(stream, asked, workers=self._workers, rank=rank):
             yield self._count.checked(loaded, end - begin)
 
     def whole(self, rows: NDArray[np.int64], *, batch: int) -> Iterator[Batch]:
         """The whole images of these rows (counted through all sets, see `offsets`), recipe "plain"."""
         spec = ViewSpec("plain", global_views=1, global_size=self._spec.global_size)
-        stream = Stream(self._sets, _as_rows(rows), spec, seed=0, shuffled=False)
+        stream = Stream(self._sets, sampling.listed(_as_rows(rows)), spec, shuffled=False)
         starts = range(0, len(rows), batch)
         asked = (as_positions(first, min(batch, len(rows) - first)) for first in starts)
-        for loaded in _load(stream, asked, workers=self._workers):
+        for loaded in workers.load(stream, asked, workers=self._workers):
             yield _batch(loaded)
 
 
@@ -205,89 +204,3 @@ class _Count:
                 "ssl-retina inspect names all of them; list them in data.exclude, or shard again"
             )
         return batch
-
-
-def _load(stream: Stream, asked: Iterable[Positions], *, workers: int) -> Iterator[Loaded]:
-    """What the stream gives for each of `asked`, in order; in this process where there are no workers."""
-    if workers == 0:
-        yield from map(stream.__getitem__, asked)
-        return
-    with warnings.catch_warnings():
-        # how many workers are sensible was decided in the config; torch counts this machine's cores
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        loader: DataLoader[Any] = DataLoader(
-            stream,  # type: ignore[arg-type]  # its indexes are arrays of positions
-            batch_size=None,
-            sampler=asked,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_start_worker,
-            prefetch_factor=PREFETCH,
-            multiprocessing_context=_context(),
-            generator=torch.Generator(),  # torch's own would lose a number to each loader
-        )
-        batches = iter(loader)
-    try:
-        yield from batches
-    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-        # a dead worker also takes along what it had already put into shared memory
-        if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
-            raise
-        raise StateError(
-            "a loader process was killed, most often because memory ran out: lower data.workers or the "
-            "batch of each rank, and start again; the run continues at its last checkpoint"
-        ) from None
-
-
-def _as_it_is(loaded: Any) -> Any:
-    return loaded
-
-
-def _context() -> ForkServerContext:
-    """Processes forked from a clean server that has torch loaded: safe beside threads and CUDA, and quick.
-
-    The servers inherit a signal mask: a scheduler's signal to the process group is for the trainer alone.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ssl_retina.data.stream"])
-    with _blocked(_OURS):
-        resource_tracker.ensure_running()  # unblocks SIGINT and SIGTERM when it is done
-    with _blocked(_OURS):
-        forkserver.ensure_running()
-    return context
-
-
-@contextlib.contextmanager
-def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker(_: int) -> None:
-    """Leave signals to the trainer, but end with it, however it ends, or when it asks.
-
-    torch's own watch looks at the parent, which is the fork server: it outlives a killed trainer, since its
-    children hold it. The sentinel is a pipe that only the trainer keeps open.
-    """
-    trainer = multiprocessing.parent_process()
-    assert trainer is not None
-    assert trainer.pid is not None
-    signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
-    for target, argument in ((_end_with, trainer.sentinel), (_end_when_asked, trainer.pid)):
-        threading.Thread(target=target, args=(argument,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
-
-
-def _end_when_asked(trainer: int) -> None:
-    """Obey a SIGTERM of the trainer itself (multiprocessing sends one at exit), drop all other signals."""
-    while True:
-        received = signal.sigwaitinfo(_OURS)
-        if received.si_signo == signal.SIGTERM and received.si_pid == trainer:
-            os._exit(0)

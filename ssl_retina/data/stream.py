@@ -5,7 +5,7 @@ A pure function of positions, sets and seed; only open files are kept between ca
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,7 @@ from ssl_retina.contract import Batch, ViewSpec
 from ssl_retina.data import views
 from ssl_retina.data.geometry import View
 from ssl_retina.data.images import Undecodable, decode
-from ssl_retina.data.order import sample_at
-from ssl_retina.data.selection import Rows
+from ssl_retina.data.order import Order
 from ssl_retina.errors import ShardError
 from ssl_retina.shards import Index, Reader
 
@@ -37,6 +36,16 @@ class Loaded:
     batch: Batch | None
     replaced: tuple[str, ...] = ()
     trouble: str = ""
+
+    def pin_memory(self) -> "Loaded":
+        """The same in page-locked memory; torch's DataLoader asks for it."""
+        if self.batch is None:
+            return self
+        parts = ((part.name, getattr(self.batch, part.name)) for part in fields(self.batch))
+        pinned: dict[str, Any] = {
+            name: value.pin_memory() for name, value in parts if isinstance(value, torch.Tensor)
+        }
+        return replace(self, batch=replace(self.batch, **pinned))
 
 
 @dataclass(frozen=True)
@@ -101,12 +110,17 @@ def _four_numbers(field: object) -> Sequence[float] | None:
 class Stream:
     """A dataset for torch's DataLoader whose items are whole micro-batches, asked for by their positions.
 
-    `rows`: the chosen samples; `shuffled` False gives row `rows[p]` at position p and replaces nothing.
+    `shuffled` False gives the order's sample number p at position p and replaces nothing.
     """
 
-    def __init__(self, sets: Sets, rows: Rows, spec: ViewSpec, *, seed: int, shuffled: bool = True) -> None:
+    def __init__(self, sets: Sets, order: Order, spec: ViewSpec, *, shuffled: bool = True) -> None:
         views.recipe(spec)
-        self.sets, self.rows, self.spec, self.seed, self.shuffled = sets, rows, spec, seed, shuffled
+        self.sets, self.order, self.spec, self.shuffled = sets, order, spec, shuffled
+
+    @property
+    def seed(self) -> int:
+        """What order and views are drawn from."""
+        return self.order.seed
 
     def __getitem__(self, positions: Positions) -> Loaded:
         """The batch of these positions; a ShardError becomes its message, so that it crosses processes."""
@@ -143,8 +157,7 @@ class Stream:
         return Loaded(batch, tuple(replaced))
 
     def _rows(self, positions: Positions) -> Positions:
-        numbers = sample_at(self.seed, positions, len(self.rows)) if self.shuffled else positions
-        return self.rows[numbers].astype(np.int64)
+        return self.order.row_at(positions) if self.shuffled else self.order.row_of(positions)
 
     def _photograph(self, row: int, position: int) -> tuple[Photograph, list[str]]:
         """The sample at a position, or that of the next position that decodes (the same on every rank)."""

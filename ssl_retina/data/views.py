@@ -200,8 +200,8 @@ def finish(
         local_views=None
         if batch.local_views is None
         else normalised(batch.local_views, None if changes is None else changes[count:]),
-        position=batch.position.to(device),
-        group=batch.group.to(device),
-        field_of_view=batch.field_of_view.to(device),
+        position=batch.position.to(device, non_blocking=True),
+        group=batch.group.to(device, non_blocking=True),
+        field_of_view=batch.field_of_view.to(device, non_blocking=True),
         colours=None,
     )

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ssl_retina import config, config_text, files, locks, methods, shard_index, shards
 from ssl_retina.addresses import Address
 from ssl_retina.config import Run
-from ssl_retina.data import selection
+from ssl_retina.data import sampling, selection
 from ssl_retina.errors import InputError, ShardError, StateError
 from ssl_retina.launch import profile as profiles
 from ssl_retina.launch import script
@@ -123,8 +123,10 @@ def _check_data(run: Run) -> tuple[Path, ...]:
         if wrong:
             raise ShardError(f"{folder}: " + "; ".join(wrong[:5]))
         indexes.append(index)
-    if run.data.where and len(indexes) == len(run.data.shards):
-        selection.parse(run.data.where, indexes)
+    if len(indexes) == len(run.data.shards):
+        sampling.check(run.data, indexes)
+        if run.data.where:
+            selection.parse(run.data.where, indexes)
     named = [*folders, run.data.exclude, run.tracking.labels]
     return tuple(path for path in named if path is not None and not path.exists())
 

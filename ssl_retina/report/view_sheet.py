@@ -20,7 +20,6 @@ from ssl_retina.contract import ViewSpec
 from ssl_retina.data import views
 from ssl_retina.data.images import Undecodable
 from ssl_retina.data.loader import Source
-from ssl_retina.data.order import sample_at
 from ssl_retina.data.stream import SCAN, Photograph, Stream
 from ssl_retina.report.view_words import changes_in_words, recipe_in_words
 
@@ -50,7 +49,8 @@ def write(source: Source, path: Path, title: str) -> None:
 
     Raises ShardError for damaged shards.
     """
-    stream = source.stream
+    trained = source.stream
+    stream = Stream(trained.sets, trained.order.evenly(), trained.spec)  # with weights, some do not come
     rows = list(_rows(stream, _spread(source)))
     lines = (title, *recipe_in_words(stream.spec))
     content = io.BytesIO()
@@ -59,13 +59,14 @@ def write(source: Source, path: Path, title: str) -> None:
 
 
 def _spread(source: Source) -> list[int]:
-    """Places in the stream's `rows`: ROWS patients, shared by the modalities, spread over the devices.
+    """Numbers of chosen samples: ROWS patients, shared by the modalities, spread over the devices.
 
     Where a modality has fewer patients than its share, the others get the rest.
     """
     known: dict[str, list[int]] = {}
+    rows = source.stream.order.every_row()
     for index, offset in zip(source.indexes, source.offsets, strict=True):
-        table, rows = shards.read_positions(index), source.stream.rows
+        table = shards.read_positions(index)
         own = np.flatnonzero((rows >= offset) & (rows < offset + len(table)))
         records = table[rows[own] - offset]
         for code, word in enumerate(index.columns["modality"]):
@@ -87,7 +88,7 @@ def _rows(stream: Stream, places: Sequence[int]) -> Iterator[_Row]:
     positions = np.stack([_positions(stream, places, epoch) for epoch in range(epochs)])
     for number, place in enumerate(places):
         try:
-            photograph = stream.sets.photograph(int(stream.rows[place]))
+            photograph = stream.sets.photograph(int(stream.order.row_of(np.array([place]))[0]))
         except Undecodable:
             continue
         batch = stream.load(positions[:, number]).batch
@@ -104,10 +105,10 @@ def _rows(stream: Stream, places: Sequence[int]) -> Iterator[_Row]:
 
 def _positions(stream: Stream, places: Sequence[int], epoch: int) -> Integers:
     """Where in the global order these samples stand in an epoch."""
-    count, found = len(stream.rows), np.empty(len(places), np.int64)
+    count, found = len(stream.order), np.empty(len(places), np.int64)
     for start in range(0, count, CHUNK):
         asked = epoch * count + np.arange(start, min(start + CHUNK, count), dtype=np.int64)
-        samples = sample_at(stream.seed, asked, count)
+        samples = stream.order.number_at(asked)
         order = np.argsort(samples)
         at = np.minimum(np.searchsorted(samples, places, sorter=order), len(samples) - 1)
         here = samples[order[at]] == places

@@ -34,6 +34,7 @@ VERIFIED = "verified.json"
 MANY_EPOCHS = 10_000
 LARGE_ON_CPU = 512
 FEW_HELD_OUT = 16
+MANY_PAIRS = 0.01
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def opened(run: Run, *, extend: bool = False, change: bool = False) -> Iterator[
         facts = _facts(run, source)
         labelled = dist.first_decides(lambda: knn.neighbours(run, source))
         start = dist.first_decides(lambda: resume.find(run, facts["data"], extend=extend, change=change))
-        notes = (*start.notes, *remarks(run, source, micro_batch))
+        notes = (*start.notes, *source.epoch.sentences(), *remarks(run, source, micro_batch))
         terminal = Terminal(run.train.steps, speaks=dist.is_first())
         for note in notes:
             terminal.say(note)
@@ -138,6 +139,12 @@ def remarks(run: Run, source: Source, micro_batch: int) -> list[str]:
         divided = f"train.accumulate={micro_batch * run.train.accumulate // LARGE_ON_CPU} divides them"
         remedy = "lower data.batch_size" if run.method.couples_batch else divided
         said.append(f"{micro_batch} photographs in one forward pass on a CPU take much memory; {remedy}")
+    pairs = source.epoch.repeats(run.data.batch_size)
+    if run.method.couples_batch and pairs > MANY_PAIRS * run.data.batch_size:
+        said.append(
+            f"with these weights about {pairs:.0f} pairs in a batch of {run.data.batch_size} are the same "
+            f"photograph, which {run.method_name} takes for another one: weigh less, or lower data.batch_size"
+        )
     if 0 < source.held_out_samples < FEW_HELD_OUT:
         said.append(f"only {source.held_out_samples} held-out photographs: the held-out loss says little")
     return said

@@ -321,12 +321,14 @@ def test_the_loader_takes_nothing_from_torchs_generator(folder: Path) -> None:
 
 def test_f60_a_killed_worker_stops_the_stream_with_a_reason(folder: Path) -> None:
     before = set(multiprocessing.active_children())
-    stream = _source(folder, workers=1).batches(0, rank=0, world=1, micro_batch=4)
-    next(stream)
+    stream = _source(folder, workers=1).batches(0, rank=1, world=2, micro_batch=4)
+    keys = [*next(stream).keys]
     (worker,) = set(multiprocessing.active_children()) - before
     worker.kill()
-    with pytest.raises(StateError, match="loader process was killed"):
-        list(islice(stream, 10))
+    with pytest.raises(StateError) as caught:
+        for batch in islice(stream, 10):
+            keys += batch.keys
+    assert f"a loader process of rank 1 was killed after sample {keys[-1]} had come" in str(caught.value)
 
 
 SCRIPT = """

@@ -410,7 +410,7 @@ def test_ahead_fetches_what_comes_within_the_bound(
     monkeypatch.setattr(fetch_ahead, "IDLE_SECONDS", 0.02)
     site.always["/a/factory-000001.tar"] = Fault(status=503)
     source = _source([site.address], tmp_path / "all")
-    needs = remote.coming(source.stream, source.indexes)
+    needs = source.stream.order.shards
     with remote.ahead(needs, source.indexes, start=0, epoch=SAMPLES) as moved:
         _until(lambda: len(_tars(tmp_path / "all")) == 4)
         del site.always["/a/factory-000001.tar"]

@@ -158,6 +158,7 @@ def test_a_script_that_cannot_be_written_is_no_job(here: Path) -> None:
         (["train.accumulate=32"], InputError, r"\(2 x 1 x 32\), .*: 64, or other --nodes"),
         (["train.stepz=3"], ConfigError, "did you mean 'steps'"),
         (["data.where=splitt != test"], ConfigError, "splitt: no such column"),
+        (["data.sampling=balanced"], ConfigError, "has no weights: ssl-retina balance shards"),
     ],
 )
 def test_what_cannot_run_is_refused_before_it_is_queued(

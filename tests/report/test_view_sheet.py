@@ -77,7 +77,7 @@ def test_the_pictures_are_the_trainers_own_views(
 def test_rows_are_different_patients_of_both_modalities(folder: Path) -> None:
     source = opened(folder, ViewSpec("contrast", 2, SIZE))
     places = view_sheet._spread(source)
-    table = shards.read_positions(source.indexes[0])[source.stream.rows[places]]
+    table = shards.read_positions(source.indexes[0])[source.stream.order.every_row()[places]]
     assert len(places) == 8
     words = [source.indexes[0].columns["modality"][code] for code in table["modality"]]
     every = {source.indexes[0].columns["modality"][code] for code in table["modality"]}
@@ -101,7 +101,7 @@ def test_several_sets_are_shown(folder: Path, tmp_path: Path) -> None:
         ViewSpec("mae", 1, SIZE),
         seed=3,
     )
-    rows = both.stream.rows[view_sheet._spread(both)]
+    rows = both.stream.order.every_row()[view_sheet._spread(both)]
     assert (rows < 9).any()
     assert (rows >= 9).any()
 
@@ -115,7 +115,7 @@ def test_places_in_the_order_are_found(folder: Path, monkeypatch: pytest.MonkeyP
     for place, position in zip([0, 5, source.samples - 1], whole.tolist(), strict=True):
         assert 2 * source.samples <= position < 3 * source.samples
         batch = next(source.batches(position, rank=0, world=1, micro_batch=1))
-        photograph = source.stream.sets.photograph(int(source.stream.rows[place]))
+        photograph = source.stream.sets.photograph(int(source.stream.order.every_row()[place]))
         assert batch.keys == (photograph.key,)
 
 
@@ -169,7 +169,7 @@ def test_a_photograph_that_does_not_decode_has_no_row(folder: Path, monkeypatch:
     sound = source.stream.sets.photograph
 
     def photograph(row: int) -> object:
-        if row == source.stream.rows[places[2]]:
+        if row == source.stream.order.every_row()[places[2]]:
             raise Undecodable("key", "reason")
         return sound(row)
 

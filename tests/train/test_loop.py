@@ -236,6 +236,14 @@ def test_f59_other_photographs_are_refused(run_dir: Path, tmp_path: Path) -> Non
     assert "digests" in str(caught.value)
 
 
+def test_f59_another_order_of_the_same_photographs_is_refused(run_dir: Path, shards: Path) -> None:
+    other = short(shards, run_dir, data__shuffle_shards=1, data__proportions=[1.0])
+    with pytest.raises(CheckpointError) as caught:
+        loop.pretrain(other, Stop(), change=True)
+    assert "\n  data.shuffle_shards: None -> 1" in str(caught.value)
+    assert "\n  data.proportions: None -> [1.0]" in str(caught.value)
+
+
 def test_another_exclusion_is_other_data(shards: Path, run_dir: Path, tmp_path: Path) -> None:
     import factory
 

@@ -8,7 +8,7 @@ import tiny
 from PIL import Image
 from typer.testing import CliRunner
 
-from ssl_retina import launch
+from ssl_retina import launch, shard_index
 from ssl_retina.cli import app
 from ssl_retina.errors import CheckpointError, ConfigError, InputError, ShardError
 from ssl_retina.train import checkpoint
@@ -57,6 +57,30 @@ def test_check_says_what_would_run_and_writes_nothing(shards: Path) -> None:
     assert said["peak_learning_rate"] == pytest.approx(0.05 * 8 / 256)
     assert "config:" in CliRunner().invoke(app, ["check", *typed(shards)]).output
     assert not (shards.parent / "run").exists()
+
+
+def test_check_tells_the_epoch_of_weights_and_windows(shards: Path) -> None:
+    even = json.loads(ask("check", *typed(shards, "--json")))
+    assert (
+        even["epoch"]["draws"] == even["epoch"]["distinct"] == even["epoch"]["effective"] == even["samples"]
+    )
+    assert even["remarks"] == []
+    index = json.loads((shards / "index.json").read_text())
+    shard_index.write(shards, {**index["ssl_retina"], "balance": "modality"})
+    method = ["method={name: simclr, projector_hidden: 32, projector_out: 16}", "data.batch_size=32"]
+    words = [word for word in typed(shards) if not word.startswith("method.")]
+    asked = [*method, "data.sampling=balanced", "data.shuffle_shards=1", "--json"]
+    said = json.loads(ask("check", *words, *asked))
+    assert said["epoch"]["draws"] == said["samples"] == even["samples"]
+    assert said["epoch"]["effective"] < said["epoch"]["draws"]
+    assert said["epoch"]["distinct"] < said["epoch"]["draws"]
+    assert (said["epoch"]["open_shards"], said["epoch"]["all_shards"]) == (1, 2)
+    (part,) = said["epoch"]["parts"]
+    assert (part["share"], part["balanced"]) == (1.0, "modality")
+    text = "\n".join(said["remarks"])
+    assert "by modality in" in text
+    assert "within 1 of 2 shards at a time" in text
+    assert "pairs in a batch of 32 are the same photograph" in text
 
 
 def test_check_refuses_a_batch_that_would_contrast_a_photograph_with_itself(shards: Path) -> None:

@@ -4,7 +4,7 @@
 needed next, `verify` asks what lies at the address. Nothing here hangs on which rank or worker asks.
 """
 
-from ssl_retina.data.remote.fetch_ahead import ahead, coming
+from ssl_retina.data.remote.fetch_ahead import ahead
 from ssl_retina.data.remote.sets import RemoteSet, kept, notes, opened, require_room, verify
 
-__all__ = ["RemoteSet", "ahead", "coming", "kept", "notes", "opened", "require_room", "verify"]
+__all__ = ["RemoteSet", "ahead", "kept", "notes", "opened", "require_room", "verify"]

@@ -11,12 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from ssl_retina import dist, shards
-from ssl_retina.data.order import sample_at
+from ssl_retina import dist
 from ssl_retina.data.remote.sets import AT_ONCE, RemoteSet
-from ssl_retina.data.stream import Stream, as_positions
 from ssl_retina.errors import ShardError
 from ssl_retina.shards import Index, Shard
 
@@ -42,26 +38,6 @@ class Need:
 
 Coming = Callable[[int, int], Sequence[tuple[int, int]]]
 """(first position, the one after the last) -> (set, shard) of each shard, in the order of first need."""
-
-
-def coming(stream: Stream, indexes: Sequence[Index]) -> Coming:
-    """What the positions of this stream need, found row by row."""
-    ends = np.cumsum([index.samples for index in indexes])
-    tables = [shards.read_positions(index)["shard"] for index in indexes]
-
-    def needs(start: int, stop: int) -> Sequence[tuple[int, int]]:
-        numbers = sample_at(stream.seed, as_positions(start, stop - start), len(stream.rows))
-        rows = stream.rows[numbers].astype(np.int64)
-        sets = np.searchsorted(ends, rows, side="right")
-        pairs = np.empty((len(rows), 2), np.int64)
-        pairs[:, 0] = sets
-        for number, index in enumerate(indexes):
-            here = sets == number
-            pairs[here, 1] = tables[number][rows[here] - (int(ends[number]) - index.samples)]
-        found, first = np.unique(pairs, axis=0, return_index=True)
-        return [(number, shard) for number, shard in found[np.argsort(first)].tolist()]
-
-    return needs
 
 
 class Ahead:
