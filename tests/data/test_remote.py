@@ -139,6 +139,18 @@ def test_a_cut_answer_is_continued_where_it_ended(
     assert f"{name}: the answer was cut; again in" in capfd.readouterr().err
 
 
+def test_a_server_that_answers_in_pieces(
+    site: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    index = _opened(site, tmp_path)
+    name = index.shards[1].url
+    site.most = 4000
+    site.script[f"/a/{name}"] = [Fault(cut=4000)]
+    assert _read(index, 1) == site.files[f"/a/{name}"]
+    assert len(site.of(name)) == -(-index.shards[1].filesize // 4000)
+    assert capfd.readouterr().err.count("again in") == 1
+
+
 def test_a_server_without_ranges_is_asked_from_the_start(site: Server, tmp_path: Path) -> None:
     site.ranges = False
     index = _opened(site, tmp_path)
@@ -178,6 +190,9 @@ def test_f43_a_shard_of_other_bytes_is_named_and_never_gets_its_name(
     source = _source([site.address], tmp_path, workers=workers)
     name = "factory-000003.tar"
     site.always[f"/a/{name}"] = Fault(corrupt=700)
+    if workers == 0:
+        site.script[f"/a/{name}"] = [Fault(corrupt=700, cut=9000)] * 50  # there is always something new
+        site.script[f"/a/{name}"][1::2] = [Fault(corrupt=9000)] * 25
     with pytest.raises(ShardError, match=rf"{name} did not come from {site.address} .*SHA-256.*4 attempts"):
         _batches(source, 16)
     assert name not in _tars(tmp_path)

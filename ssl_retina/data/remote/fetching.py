@@ -115,15 +115,18 @@ def fetch(transport: Transport, wanted: Wanted, part: Part, patience: Patience) 
     """
     failures, others, furthest = 0, 0, 0
     while True:
+        before = part.done
         try:
             transport.receive(wanted, part)
             if _is_whole(wanted, part):
                 return
+            if part.done > before:
+                continue  # a legal answer that held a piece
             reason, after = f"the answer ended at byte {part.done}", 0.0
         except BusyError as error:
             reason, after = str(error), error.after
             if isinstance(error, OtherError):
-                others += 1
+                others, furthest = others + 1, 0
                 part.begin("")
         failures = 0 if part.done > furthest else failures + 1
         furthest = max(furthest, part.done)
