@@ -1,28 +1,27 @@
 """How long a step waits for data at an address and in a folder: `python tests/remote_wait.py FOLDER`.
 
-Draws a set, serves it on a line of a given rate, and runs `pretrain` on folder and address in turns, with a
-cache that holds a part of the set. Prints each run's share of step time spent waiting, and the medians.
+Draws a set, serves it on a line of a given rate, and reads folder and address in turns with one loader
+process, a few shards shuffled at a time and a cache that holds half of the set. A step is a pause, as of a
+device that computes. Prints each run's share of time spent waiting for the next batch, and the medians.
 """
 
 import argparse
-import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import factory
 import numpy as np
 from servers import served
 
-from ssl_retina import shard_index
+from ssl_retina import config, shard_index
+from ssl_retina.contract import ViewSpec
+from ssl_retina.data.loader import open_source
 
-ROOT = Path(__file__).parents[1]
 SHARDS, SAMPLES, SIZE = 24, 48, 512
-WARM = 4
-"""Steps that are not counted: before them the first window comes."""
+BATCH, WARM = 32, 4
+"""The first steps are not counted: before them the first shards come."""
 
 
 def draw(folder: Path) -> int:
@@ -39,31 +38,29 @@ def draw(folder: Path) -> int:
     return sum(shard.filesize for shard in shard_index.write(folder, {}).shards)
 
 
-def waited(run: Path) -> tuple[float, float]:
-    """Share of step time spent waiting and images a second, over the steps after the first ones."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][WARM:]
-    seconds = [1 / line["clock"]["images_per_second"] for line in lines]
-    share = sum(one["clock"]["data_wait"] * time for one, time in zip(lines, seconds, strict=True)) / sum(
-        seconds
+def waited(place: str, cache: Path, size: int, given: argparse.Namespace) -> float:
+    """Share of the time spent waiting for batches, after the first ones."""
+    data = config.Data(
+        shards=(place,),  # type: ignore[arg-type]
+        batch_size=BATCH,
+        workers=1,
+        held_out=0.0,
+        shuffle_shards=4,
+        cache=cache,
+        cache_gib=size / 2 / 2**30,
     )
-    return share, 1 / statistics.mean(seconds)
-
-
-def pretrain(out: Path, *overrides: str) -> tuple[float, float]:
-    """One run."""
-    shutil.rmtree(out, ignore_errors=True)
-    config = str(ROOT / "configs" / "pretrain" / "debug_mae.yaml")
-    fixed = (
-        "model.depth=12",
-        "data.workers=1",
-        "data.held_out=0.0",
-        "train.steps=36",
-        "data.shuffle_shards=4",
-    )
-    command = [sys.executable, "-W", "ignore", "-m", "ssl_retina", "pretrain", config, f"out={out}"]
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
-    subprocess.run([*command, *fixed, *overrides], check=True, env=environment, stderr=subprocess.DEVNULL)
-    return waited(out)
+    source = open_source(data, ViewSpec("mae", global_views=1, global_size=224), seed=1)
+    batches = source.batches(0, rank=0, world=1, micro_batch=BATCH)
+    waiting, begin = 0.0, 0.0
+    for step in range(WARM + given.steps):
+        if step == WARM:
+            waiting, begin = 0.0, time.monotonic()
+        asked = time.monotonic()
+        next(batches)
+        waiting += time.monotonic() - asked
+        time.sleep(given.step)
+    batches.close()  # type: ignore[attr-defined]
+    return waiting / (time.monotonic() - begin)
 
 
 def main() -> None:
@@ -71,32 +68,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rate", type=float, default=8.0, help="MB a second of the line.")
+    parser.add_argument("--step", type=float, default=1.0, help="Seconds that a step computes.")
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    place = given.folder / "set"
+    place, cache = given.folder / "set", given.folder / "cache"
     size = draw(place) if not place.exists() else sum(one.stat().st_size for one in place.glob("*.tar"))
+    print(f"{SHARDS} shards, {size / 1e6:.1f} MB; {BATCH} photographs a step are", end=" ")
     print(
-        f"{SHARDS} shards, {size / 1e6:.1f} MB, {size / SHARDS / SAMPLES / 1e3:.0f} kB a photograph",
-        flush=True,
+        f"{size / SHARDS / SAMPLES * BATCH / given.step / 1e6:.1f} MB/s of {given.rate:.1f} MB/s", flush=True
     )
-    found: dict[str, list[tuple[float, float]]] = {"folder": [], "address": []}
+    found: dict[str, list[float]] = {"folder": [], "address": []}
     for _ in range(given.rounds):
-        found["folder"].append(pretrain(given.folder / "run", f"data.shards={place}"))
-        shutil.rmtree(given.folder / "cache", ignore_errors=True)
+        found["folder"].append(waited(str(place), cache, size, given))
+        shutil.rmtree(cache, ignore_errors=True)
         with served({path.name: path.read_bytes() for path in place.iterdir()}) as site:
             site.rate = given.rate * 1e6
-            cache = (f"data.cache={given.folder / 'cache'}", f"data.cache_gib={size / 2 / 2**30}")
-            found["address"].append(pretrain(given.folder / "run", f"data.shards={site.address}", *cache))
+            found["address"].append(waited(site.address, cache, size, given))
             sent = sum(one.sent for one in site.asked)
-        for name in found:
-            share, speed = found[name][-1]
-            print(f"{name}: waits {share:.2%} of step time, {speed:.1f} images/s", flush=True)
-        print(f"sent {sent / 1e6:.1f} MB", flush=True)
-    for name, runs in found.items():
-        shares, speeds = ([one[at] for one in runs] for at in (0, 1))
-        print(
-            f"{name}: median wait {statistics.median(shares):.2%}, {statistics.median(speeds):.1f} images/s"
-        )
+        print(*(f"{name}: waits {shares[-1]:.2%}" for name, shares in found.items()), sep=", ", end="")
+        print(f"; {sent / 1e6:.1f} MB sent", flush=True)
+    print(*(f"{name}: median {statistics.median(shares):.2%}" for name, shares in found.items()), sep=", ")
 
 
 if __name__ == "__main__":

@@ -208,9 +208,10 @@ def test_f52_a_pickle_in_the_place_of_an_image_or_the_table_is_never_loaded(
     assert factory.key(row) not in place.stream()  # replaced, as whatever does not decode
     pickled = io.BytesIO()
     np.save(pickled, np.array([Trap(tmp_path / "sprung")], dtype=object), allow_pickle=True)
-    _resealed(place, table=pickled.getvalue())
-    with pytest.raises(ShardError, match="cannot be read"):
-        place.stream()
+    for table_of_traps in (pickled.getvalue(), trap):
+        _resealed(place, table=table_of_traps)
+        with pytest.raises(ShardError, match="cannot be read"):
+            place.stream()
     assert not (tmp_path / "sprung").exists()
 
 

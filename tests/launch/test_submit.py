@@ -179,6 +179,17 @@ def test_damaged_shards_are_refused_and_invisible_ones_are_said(here: Path) -> N
         ask("--dry-run")
 
 
+def test_an_address_is_left_to_the_job_and_may_hide_nothing(here: Path) -> None:
+    sbatch(here, "echo 41")
+    said = typed("data.shards=https://host/set").stderr
+    assert "https://host/set is looked at when the job begins, not here" in said
+    for secret in ("https://ann:sesame@host/set", "https://host/set?sig=sesame"):
+        with pytest.raises(InputError, match="would stand in the job's script and config") as caught:
+            ask(f"data.shards={secret}", "out=runs/b", "--dry-run")
+        assert "sesame" not in str(caught.value)
+    assert not (here / "runs/b").exists()
+
+
 def test_data_that_cannot_be_seen_is_a_note_to_look_at_and_an_error_to_submit(here: Path) -> None:
     sbatch(here, "echo 1")
     with pytest.raises(InputError, match=f"nothere cannot be seen from here: nothing .* begin in {here}"):

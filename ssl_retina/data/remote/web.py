@@ -36,10 +36,12 @@ class Web:
     def __init__(self, address: Address, patience: Patience) -> None:
         self.shown = str(address)
         self._address = address
-        own = fsspec.config.conf.get(address.scheme, {}).get("client_kwargs", {})
+        own = dict(fsspec.config.conf.get(address.scheme, {}).get("client_kwargs", {}))
+        personal = {name: own.pop(name) for name in ("headers", "auth", "cookies") if name in own}
         self._files: Any = fsspec.filesystem(
             address.scheme, skip_instance_cache=True, client_kwargs={"trust_env": True, **own}
         )
+        self._own = {**personal, **self._files.kwargs}
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=patience.stall_seconds, sock_read=patience.stall_seconds
         )
@@ -74,7 +76,7 @@ class Web:
         url, home = URL(self._address.of(name)), True
         plain = {"User-Agent": f"ssl-retina/{__version__}", "Accept-Encoding": "identity", **headers}
         for _ in range(REDIRECTS + 1):
-            own = self._files.kwargs if home else {}  # what belongs to the user goes to their own host only
+            own = self._own if home else {}  # what belongs to the user goes to their own host only
             options = {**own, "headers": {**own.get("headers", {}), **plain}, "allow_redirects": False}
             with self._failures():
                 async with session.get(url, timeout=self._timeout, **options) as response:
