@@ -16,7 +16,7 @@ from ssl_retina.data.remote.sets import AT_ONCE, RemoteSet
 from ssl_retina.errors import ShardError
 from ssl_retina.shards import Index, Shard
 
-CHUNK = 1 << 13
+SMALLEST_CHUNK, LARGEST_CHUNK = 1 << 6, 1 << 13
 LOOK_SECONDS = 600.0
 """The address is asked this often whether its set is still the one that the run began with."""
 RETRY_SECONDS = 30.0
@@ -83,7 +83,7 @@ class Ahead:
 
     def _next(self) -> Need | None:
         """The first coming shard that is not there and that no thread of ours fetches."""
-        if self._position - self._planned >= max(self._scanned // 8, 1):
+        if self._position - self._planned >= max(self._scanned // 4, 1):
             self._begin_plan()
         now = time.monotonic()
         while True:
@@ -106,8 +106,10 @@ class Ahead:
 
         What is there counts as used just now, the nearest last, so that it is the last to be evicted.
         """
+        chunk = min(max(self._scanned // 4, SMALLEST_CHUNK), LARGEST_CHUNK, self._epoch - self._scanned)
         start = self._planned + self._scanned
-        for number, shard in self._needs(start, min(start + CHUNK, self._planned + self._epoch)):
+        self._scanned += chunk
+        for number, shard in self._needs(start, start + chunk):
             index = self._indexes[number]
             if not isinstance(index.opener, RemoteSet):
                 continue
@@ -123,7 +125,6 @@ class Ahead:
                 os.utime(need.name, ns=(used, used))
             except FileNotFoundError:
                 self._missing[need.name] = need
-        self._scanned += CHUNK
 
     def _look(self) -> None:
         """Now and then: is the set at each address still the same?"""
