@@ -1,4 +1,4 @@
-"""The verb `bench`: what a step costs beside the bare library calls, and how well copies are found."""
+"""The verb `bench`: what the program costs beside the bare library calls, and how well copies are found."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +9,12 @@ from ssl_retina.cli import console
 
 EPILOG = "Example: ssl-retina bench shard photos --files 24"
 COPIES = "Example: ssl-retina bench duplicates photos more-photos --every 8"
+STEP = "Example: ssl-retina bench step configs/pretrain/mae_vit_base.yaml --batch 256 train.precision=bf16"
+SHIPPED = {
+    "cuda": ("mae_vit_base", "mae_vit_large", "simclr_vit_base", "mocov3_vit_base"),
+    "cpu": ("debug_mae", "debug_simclr", "debug_mocov3"),
+}
+"""Configs that are measured where none is named."""
 
 
 def register(app: typer.Typer) -> None:
@@ -17,6 +23,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help=about, epilog=EPILOG, no_args_is_help=True)
     group.command("shard", epilog=EPILOG)(shard)
     group.command("duplicates", epilog=COPIES)(duplicates)
+    group.command("step", epilog=STEP)(step)
     app.add_typer(group, name="bench")
 
 
@@ -80,3 +87,63 @@ def duplicates(
     console.note(f"  matches with other photographs: {found['matches_with_others']}")
     if as_json:
         console.result(found)
+
+
+def step(
+    configs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG...] [a.b=c...]", help="Configs, and values for all of them."),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples of a step [16, on a GPU 256].")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of a turn.")] = 10,
+    rounds: Annotated[int, typer.Option(help="Turns of each way; medians are told.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Measure a training step of one process beside a plain PyTorch loop around the same method.
+
+    Pixels are drawn on the device beforehand. Ratios are of one run; above 1 this trainer is faster.
+    """
+    from ssl_retina.cli.pretrain import choose_accelerator
+
+    choose_accelerator()
+    from ssl_retina import dist
+    from ssl_retina.bench import step as bench
+    from ssl_retina.train.engine import process_group
+
+    device = dist.device().type
+    plan = bench.Plan(batch or (256 if device == "cuda" else 16), steps, rounds)
+    runs = _runs(configs or [], device, plan.batch)
+    found = []
+    with process_group():
+        for run in runs:
+            with console.progress(f"turns of {run.method_name}", rounds) as advance:
+                found.append(bench.measure(run, plan, advance))
+            _tell_step(found[-1])
+    if as_json:
+        console.result({"device": device, "steps": found})
+
+
+def _runs(words: list[str], device: str, batch: int) -> list[Any]:
+    """The configs among the words, each with the values among them; nothing of a run's folder is touched."""
+    from ssl_retina import config, methods, shipped
+
+    values = [word for word in words if "=" in word]
+    named = [Path(word) for word in words if "=" not in word]
+    folder = shipped.folder("configs") / "pretrain"
+    paths = named or [folder / f"{name}.yaml" for name in SHIPPED[device]]
+    assumed = ("out=OUT", "data.shards=SHARDS")
+    given = {value.partition("=")[0] for value in values}
+    values += [value for value in assumed if value.partition("=")[0] not in given]
+    values += [f"data.batch_size={batch}", "train.accumulate=1"]
+    return [config.load(path, values, methods.config_type, methods.available()) for path in paths]
+
+
+def _tell_step(one: dict[str, Any]) -> None:
+    low, high = min(one["ratios"]), max(one["ratios"])
+    console.note(
+        f"{one['method']} {one['model']} at {one['image_size']}, {one['precision']}, "
+        f"ZeRO {one['zero_stage']}, batch {one['batch']}: {one['images_per_second']:.1f} images/s, "
+        f"{one['ratio']:.2f} times the plain loop ({low:.2f} to {high:.2f}); "
+        f"{one['gflop_an_image']:.1f} GFLOP an image, {one['share_of_matrix_rate']:.0%} of the "
+        f"{one['matrix_tflop_per_second']:.2f} TFLOP/s of a matrix product; {one['memory_gib']:.1f} GiB"
+    )

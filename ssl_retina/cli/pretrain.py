@@ -120,7 +120,7 @@ def _train(path: Path, overrides: list[str], *, extend: bool, change: bool, as_j
 
     # before torch is loaded: a signal in these seconds counts too
     with signals.noted() as stop, _code_left():
-        _choose_accelerator()
+        choose_accelerator()
         from ssl_retina import config, methods
         from ssl_retina.train import loop
 
@@ -144,7 +144,7 @@ def _code_left() -> Iterator[None]:
         raise
 
 
-def _choose_accelerator() -> None:
+def choose_accelerator() -> None:
     """Said before libraries start: that there is no GPU (DeepSpeed warns on stdout), or equal bits on it."""
     import torch
 
@@ -186,7 +186,7 @@ def check(
 
     if views is not None:
         _check_picture(views)
-    _choose_accelerator()
+    choose_accelerator()
     plan = _plan(config, _with_out(config, overrides or []), launch.processes(processes), views)
     if as_json:
         console.result(plan)

@@ -187,11 +187,13 @@ class Order:
         return word * int(self.ends.array[-1]) >> 64
 
     def _windows(self, epoch: int) -> "_Windows":
-        if epoch not in self._known:
-            if len(self._known) >= REMEMBERED:
-                self._known.pop(next(iter(self._known)))
-            self._known[epoch] = _Windows.of(self, epoch)
-        return self._known[epoch]
+        found = self._known.get(epoch)
+        if found is None:
+            found = _Windows.of(self, epoch)
+            if len(self._known) >= REMEMBERED:  # threads that fetch ahead may be doing the same
+                self._known.clear()
+            self._known[epoch] = found
+        return found
 
     def _first_draws(self, epoch: int) -> Integers:
         """The first draw of each run in an epoch, and how many draws there are."""

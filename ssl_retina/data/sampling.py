@@ -81,8 +81,12 @@ class Epoch:
     all_shards: int
 
     def repeats(self, batch: int) -> float:
-        """Pairs of the same sample that are expected in a batch: as if its draws were independent."""
-        return batch * batch / 2 * max(1 / self.effective - 1 / self.draws, 0) if self.draws else 0.0
+        """Pairs of the same sample that are expected in a batch; more where few shards are shuffled."""
+        if not self.draws:
+            return 0.0
+        together = self.draws * self.open_shards / self.all_shards
+        pairs = batch * min(batch, together) / 2 * (1 / self.effective - 1 / self.draws)
+        return max(pairs, 0) * self.draws / together
 
     def sentences(self) -> list[str]:
         """What is not plain: weights, proportions, shards that are shuffled few at a time."""

@@ -13,6 +13,7 @@ from ssl_retina import losses
 from ssl_retina.config import CropScale, Positive, Section
 from ssl_retina.contract import Batch, Clock, MakeEncoder, Output, ViewSpec, Weights
 from ssl_retina.errors import ConfigError
+from ssl_retina.models import rows
 from ssl_retina.models.heads import PatchDecoder
 from ssl_retina.models.masking import hidden_count, random_mask
 
@@ -78,7 +79,7 @@ class Method(nn.Module):
         keep, hidden = random_mask(noise, self.config.mask_ratio)
         tokens = self.encoder(images, clock, batch.position, keep)  # (batch, prefix + visible, width)
         predicted = self.decoder(tokens, keep, hidden)  # (batch, hidden, 3 * patch_size**2)
-        target = utils.get_at_index(utils.patchify(images, self.encoder.patch_size), hidden)
+        target = rows.take(utils.patchify(images, self.encoder.patch_size), hidden)
         loss = losses.patch_regression(predicted, target, normalise=self.config.normalise_pixels)
         pooled = tokens[:, self.encoder.prefix_tokens :].detach().float().mean(dim=1)
         return Output(loss, features=pooled)

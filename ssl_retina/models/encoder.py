@@ -18,7 +18,7 @@ from ssl_retina import config
 from ssl_retina.config_text import did_you_mean
 from ssl_retina.contract import Clock, Pool
 from ssl_retina.errors import ConfigError
-from ssl_retina.models import blocks
+from ssl_retina.models import blocks, rows
 from ssl_retina.models.blocks import DropPath
 
 
@@ -79,7 +79,7 @@ class Encoder(nn.Module):
     def _kept(self, tokens: Tensor, keep: Tensor) -> Tensor:
         """The prefix and, for every sample, its own patches."""
         prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
-        return torch.cat((prefix, utils.get_at_index(patches, keep)), dim=1)
+        return torch.cat((prefix, rows.take(patches, keep)), dim=1)
 
     def _scales(self, clock: Clock, position: Tensor, view: int) -> Sequence[Tensor | None]:
         """For every block (2, batch, 1, 1): the factors of its two branches; None where nothing is dropped.

@@ -6,14 +6,13 @@ In: tokens of the encoder, or a vector of an image. Out: what the method's loss 
 from collections.abc import Sequence
 
 import torch
-from lightly.models import utils
 from lightly.models.modules.heads import ProjectionHead
 from lightly.models.modules.masked_vision_transformer_decoder_timm import MaskedVisionTransformerDecoderTIMM
 from torch import Tensor, nn
 
 from ssl_retina import dist
 from ssl_retina.contract import Encoder
-from ssl_retina.models import blocks
+from ssl_retina.models import blocks, rows
 
 
 class PatchDecoder(nn.Module):
@@ -47,15 +46,14 @@ class PatchDecoder(nn.Module):
         """
         visible = self.embed(tokens)  # (batch, prefix + visible, width)
         prefix, patches = visible[:, : self.prefix_tokens], visible[:, self.prefix_tokens :]
-        size = (len(tokens), self.decoder.num_patches)
-        full = utils.repeat_token(self.decoder.mask_token.to(patches.dtype), size)
-        full = utils.set_at_index(full, keep, patches)  # (batch, patches, width)
+        count = self.decoder.num_patches
+        there = torch.zeros((len(keep), count), dtype=torch.bool, device=keep.device).scatter(1, keep, True)
+        full = rows.spread(patches, keep, count)
+        full = torch.where(there[..., None], full, self.decoder.mask_token.to(full.dtype))
         full = self.decoder.add_pos_embed(torch.cat((prefix, full), dim=1))
         for block in self.decoder.blocks:
             full = blocks.run(block, full, recompute=self.checkpointing)
-        predicted: Tensor = self.predict(
-            self.decoder.norm(utils.get_at_index(full, hidden + self.prefix_tokens))
-        )
+        predicted: Tensor = self.predict(self.decoder.norm(rows.take(full, hidden + self.prefix_tokens)))
         return predicted
 
 

@@ -61,7 +61,7 @@ def opened(run: Run, *, extend: bool = False, change: bool = False) -> Iterator[
     """
     micro_batch = micro_batch_of(run, dist.world_size())
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_deterministic())
+        stack.enter_context(deterministic())
         method, views = build_method(run)
         source = open_source(run.data, views, seed=run.seed)
         refuse_repeats(run, source)
@@ -160,11 +160,11 @@ def build_method(run: Run) -> tuple[nn.Module, ViewSpec]:
 
 
 @contextlib.contextmanager
-def _deterministic() -> Iterator[None]:
+def deterministic() -> Iterator[None]:
     """Kernels that give the same bits again; where a GPU has none, PyTorch warns and takes the other."""
     fill: Any = torch.utils.deterministic  # a module that its stubs do not know
     before = torch.are_deterministic_algorithms_enabled(), fill.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    torch.use_deterministic_algorithms(True, warn_only=False)
     fill.fill_uninitialized_memory = False  # every read value is written first
     try:
         yield

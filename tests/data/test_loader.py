@@ -1,6 +1,7 @@
 """Law 2: which sample stands at a position depends on seed, position and index alone; and clean endings."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -21,6 +22,7 @@ from ssl_retina import config, shard_index, shards
 from ssl_retina.contract import Batch, ViewSpec
 from ssl_retina.data import views
 from ssl_retina.data.loader import Source, open_source
+from ssl_retina.data.stream import Loaded
 from ssl_retina.data.views import Crop, Recipe
 from ssl_retina.errors import ConfigError, InputError, ShardError, StateError
 
@@ -329,6 +331,52 @@ def test_f60_a_killed_worker_stops_the_stream_with_a_reason(folder: Path) -> Non
         for batch in islice(stream, 10):
             keys += batch.keys
     assert f"a loader process of rank 1 was killed after sample {keys[-1]} had come" in str(caught.value)
+
+
+def _own_memory(pid: int) -> int:
+    """Memory of this process alone, in bytes, and what it shares without a file."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in status if line.endswith(" kB")}
+    return sizes["RssAnon"] + sizes["RssShmem"]
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_thousands_of_batches(folder: Path) -> None:
+    """Trainer and worker, at most 2 MB and one open file more after 4,000 batches than after 1,000."""
+    before = set(multiprocessing.active_children())
+    stream = _source(folder, workers=1).batches(0, rank=0, world=1, micro_batch=2)
+    seen = []
+    for batches in (1000, 3000):
+        for _ in islice(stream, batches):
+            pass
+        gc.collect()
+        (worker,) = set(multiprocessing.active_children()) - before
+        assert worker.pid is not None
+        pids = (os.getpid(), worker.pid)
+        seen.append([(_own_memory(pid), len(os.listdir(f"/proc/{pid}/fd"))) for pid in pids])
+    for (early, open_early), (late, open_late) in zip(*seen, strict=True):
+        assert late - early < 2 << 20, seen
+        assert open_late - open_early <= 1, seen
+
+
+def test_everything_in_a_batch_is_pinned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU is here: what torch's loader would ask for, seen by a stand-in."""
+    loaded = _source(folder).stream.load(np.arange(4))
+    pinned = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor)
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    moved = loaded.pin_memory()
+    assert loaded.batch is not None
+    assert moved.batch is not None
+    tensors = [value for value in vars(loaded.batch).values() if isinstance(value, torch.Tensor)]
+    assert len(pinned) == len(tensors) >= 4
+    assert moved.batch.keys == loaded.batch.keys
+    broken = Loaded(None, trouble="a sentence")
+    assert broken.pin_memory() is broken
 
 
 SCRIPT = """

@@ -82,7 +82,7 @@ def _epochs(order: Order, epochs: int) -> Integers:
 
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 9, 100])
 @pytest.mark.parametrize("count", [1, 2, 37, 1000])
-def test_an_epoch_holds_each_sample_once_however_it_is_shuffled(window: int | None, count: int) -> None:
+def test_f55_an_epoch_holds_each_sample_once_however_it_is_shuffled(window: int | None, count: int) -> None:
     epochs = _epochs(_order(count, window=window), 4)
     assert (np.sort(epochs) == np.arange(count)).all()
     assert count < 30 or (epochs[0] != epochs[1]).mean() > 0.8

@@ -160,14 +160,14 @@ WAYS = [
 @pytest.mark.parametrize("start", [0, 90, 100_003])
 @pytest.mark.parametrize("ways", WAYS, ids=["all", "weights", "shards"])
 @pytest.mark.parametrize("world", [2, 4, 8])
-def test_elastic_global_batches_do_not_hang_on_ranks(
+def test_f58_the_global_order_does_not_hang_on_ranks(
     folders: tuple[Path, Path], world: int, ways: dict[str, object], start: int
 ) -> None:
     _assert_the_same(folders, ways, start, world=world)
 
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 8), (2, 1)])
-def test_elastic_global_batches_do_not_hang_on_workers(
+def test_f58_the_global_order_does_not_hang_on_workers(
     folders: tuple[Path, Path], world: int, workers: int
 ) -> None:
     _assert_the_same(folders, WAYS[0], 90, world=world, workers=workers)
@@ -212,6 +212,24 @@ def test_a_share_for_nothing_is_refused(folders: tuple[Path, Path]) -> None:
         _source(*folders, proportions=[1, 1], where="device == camera-a")
 
 
+def test_weights_are_those_of_the_chosen_samples_in_pieces_of_any_size(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"sampling": "balanced", "where": "device == camera-b and modality != unknown"}
+    source = _source(*folders, **asked, exclude=None)
+    rows = source.stream.order.every_row()
+    weights = shards.read_positions(source.indexes[0])["weight"][rows].astype(float)
+    assert rows[0] == 1
+    assert source.epoch.effective == round(weights.sum() ** 2 / (weights**2).sum())
+    counts = np.bincount(_epoch(source), minlength=56)[rows]
+    expected = weights / weights.sum() * len(rows)
+    assert (np.abs(counts - expected) < 1).all()
+    monkeypatch.setattr(sampling, "CHUNK", 5)
+    pieces = _source(*folders, **asked)
+    assert np.array_equal(_epoch(pieces, 3), _epoch(source, 3))
+    assert pieces.epoch == source.epoch
+
+
 @pytest.mark.parametrize("weight", [np.nan, np.inf, -1.0])
 def test_weights_that_are_none_are_refused(tmp_path: Path, weight: float) -> None:
     _balanced(tmp_path, samples=8, shards=1)
@@ -226,12 +244,13 @@ def test_weights_that_are_none_are_refused(tmp_path: Path, weight: float) -> Non
         _source(tmp_path, sampling="balanced")
 
 
-def test_a_batch_with_heavy_weights_repeats_samples(folders: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("window", [None, 2])
+def test_a_batch_with_heavy_weights_repeats_samples(folders: tuple[Path, Path], window: int | None) -> None:
     """The stated number of repeated pairs is that of the batches, on the average."""
-    source = _source(folders[0], sampling="balanced")
-    rows = source.stream.order.row_at(np.arange(56 * 400)).reshape(-1, 28)
+    source = _source(folders[0], sampling="balanced", shuffle_shards=window)
+    rows = source.stream.order.row_at(np.arange(56 * 150)).reshape(-1, 14)
     pairs = [sum(n * (n - 1) // 2 for n in Counter(batch).values()) for batch in rows.tolist()]
-    assert source.epoch.repeats(28) == pytest.approx(np.mean(pairs), rel=0.3)
+    assert source.epoch.repeats(14) == pytest.approx(np.mean(pairs), rel=0.3)
     assert _source(folders[0]).epoch.repeats(28) == 0
 
 
@@ -252,7 +271,9 @@ def _vast(folder: Path, samples: int, per_shard: int = 1000) -> Path:
 
 
 @pytest.mark.parametrize("window", [None, 16])
-def test_ten_million_samples_resume_anywhere_in_under_a_second(tmp_path: Path, window: int | None) -> None:
+def test_f57_ten_million_samples_resume_anywhere_in_under_a_second(
+    tmp_path: Path, window: int | None
+) -> None:
     """From an index to the first batch at a position deep in the run, in processor time."""
     record = np.load(factory.make_shards(tmp_path / "one", samples=1, size=16).folder / shards.POSITIONS_NAME)
     folder, start = _vast(tmp_path / "vast", 10_000_000), 10**10 + 12_345

@@ -255,7 +255,7 @@ SUITES = {"quick": quick, "everything": everything, "continuing": continuing}
 
 def all_of(suites: Sequence[str], folder: Path) -> None:
     """In the group that this process is in, with kernels that give the same bits again."""
-    with setup._deterministic():
+    with setup.deterministic():
         for suite in suites:
             SUITES[suite](folder)
 

@@ -1,0 +1,42 @@
+"""Taking and putting back tokens: as lightly's and torch's own, value and gradient, bit for bit."""
+
+import torch
+from lightly.models import utils
+
+from ssl_retina.models import rows
+
+
+def _drawn() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn((3, 11, 5), generator=generator, requires_grad=True)
+    index = torch.rand((3, 11), generator=generator).argsort(dim=1)[:, :4]
+    return tokens, index
+
+
+def test_take_is_gather() -> None:
+    tokens, index = _drawn()
+    weights = torch.randn((3, 4, 5), generator=torch.Generator().manual_seed(1))
+    found, wanted = rows.take(tokens, index), utils.get_at_index(tokens, index)
+    assert torch.equal(found, wanted)
+    ours = torch.autograd.grad((found * weights).sum(), tokens)[0]
+    theirs = torch.autograd.grad((wanted * weights).sum(), tokens)[0]
+    assert torch.equal(ours, theirs)
+
+
+def test_spread_is_scatter_into_zeros() -> None:
+    tokens, index = _drawn()
+    few = rows.take(tokens, index).detach().requires_grad_(True)
+    weights = torch.randn((3, 11, 5), generator=torch.Generator().manual_seed(1))
+    found = rows.spread(few, index, 11)
+    wanted = utils.set_at_index(torch.zeros(3, 11, 5), index, few)
+    assert torch.equal(found, wanted)
+    ours = torch.autograd.grad((found * weights).sum(), few)[0]
+    theirs = torch.autograd.grad((wanted * weights).sum(), few)[0]
+    assert torch.equal(ours, theirs)
+
+
+def test_gradients_by_differences() -> None:
+    tokens, index = (part.double() if part.is_floating_point() else part for part in _drawn())
+    tokens = tokens.detach().requires_grad_(True)
+    torch.autograd.gradcheck(lambda given: rows.take(given, index), (tokens,))
+    torch.autograd.gradcheck(lambda given: rows.spread(given[:, :4], index, 11), (tokens,))
