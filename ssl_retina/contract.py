@@ -45,8 +45,10 @@ class Batch:
     group: (batch,) int64, which patients belong together (one number per group of patients).
     field_of_view: (views, batch, 4) float32: centre x, centre y, radius x, radius y of the illuminated
         field in pixels of the view; NaN where it is unknown.
+    local_field_of_view: the same for local views, or None.
     colours: how `data.views.finish` shall change each view's colours, (global and local views, batch,
         photometry.COLUMNS) float32; None where it leaves them alone, and once that is done.
+    cameras: the same for the cheap cameras that took the views, (..., cameras.COLUMNS).
     """
 
     global_views: Tensor
@@ -56,6 +58,8 @@ class Batch:
     group: Tensor
     field_of_view: Tensor
     colours: Tensor | None = None
+    local_field_of_view: Tensor | None = None
+    cameras: Tensor | None = None
 
 
 @dataclass(frozen=True)

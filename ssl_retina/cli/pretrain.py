@@ -33,6 +33,10 @@ Views = Annotated[
         "The picture shows patients' eyes: keep it where the shards are kept.",
     ),
 ]
+EveryRecipe = Annotated[
+    bool,
+    typer.Option("--every-recipe", help="With --views: draw every recipe there is, not the config's alone."),
+]
 Extend = Annotated[bool, typer.Option("--extend", help="Allow a larger train.steps than the run began with.")]
 
 
@@ -178,6 +182,7 @@ def check(
     overrides: Overrides = None,
     processes: Processes = None,
     views: Views = None,
+    every_recipe: EveryRecipe = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what a config would run, without training: resolved values, parameters, batches, epochs."""
@@ -186,8 +191,11 @@ def check(
 
     if views is not None:
         _check_picture(views)
+    elif every_recipe:
+        raise InputError("--every-recipe draws a picture: say where, with --views FILE.png")
     choose_accelerator()
-    plan = _plan(config, _with_out(config, overrides or []), launch.processes(processes), views)
+    world, asked = launch.processes(processes), _with_out(config, overrides or [])
+    plan = _plan(config, asked, world, views, every_recipe=every_recipe)
     if as_json:
         console.result(plan)
     else:
@@ -214,7 +222,9 @@ def _check_picture(path: Path) -> None:
     files.check_file(path, f"--views {path}")
 
 
-def _plan(path: Path, overrides: list[str], world: int, picture: Path | None) -> dict[str, Any]:
+def _plan(
+    path: Path, overrides: list[str], world: int, picture: Path | None, *, every_recipe: bool
+) -> dict[str, Any]:
     from ssl_retina import config, dist, methods
     from ssl_retina.data.loader import open_source
     from ssl_retina.report import view_sheet
@@ -227,7 +237,8 @@ def _plan(path: Path, overrides: list[str], world: int, picture: Path | None) ->
     setup.refuse_repeats(run, source)
     source.verify(hashes=False)
     if picture is not None and dist.is_first():
-        view_sheet.write(source, picture, f"{path.name}, method {run.method_name}")
+        draw = view_sheet.write_every if every_recipe else view_sheet.write
+        draw(source, picture, f"{path.name}, method {run.method_name}")
     exported: Any = method.exported()  # type: ignore[operator]
     seen = run.train.steps * run.data.batch_size
     return {

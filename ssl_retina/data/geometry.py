@@ -7,8 +7,9 @@ turned there, at a few ten thousand pixels in place of the whole photograph's: a
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,10 @@ from PIL import Image
 TRIES = 10
 FLIP = 2 * TRIES + 2
 TURN = FLIP + 1
-DRAWS = TURN + 1
-"""Numbers drawn for one view: area and shape of each try, the crop's place (2), the flip, the turn."""
+PLACES = TURN + 1
+DRAWS = PLACES + 2 * (TRIES - 1)
+"""Numbers drawn for one view: area and shape of each try, the crop's place (2), the flip, the turn, and the
+places of later tries, where the first one held too little retina."""
 
 FINER = 1.5
 """A crop is turned, bilinearly, at this many times the view's scale.
@@ -30,15 +33,22 @@ of the Laplacian (bicubically at the view's own scale: 50 and 51 dB, 0.89 and 0.
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the stored image."""
 
+Point = tuple[float, float]
+
 Reals = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A random crop: its share of the image's area and its width over height (drawn log-uniformly)."""
+    """A random crop: its share of the image's area and its width over height (drawn log-uniformly).
+
+    least_field: the share of the crop that must lie in the field of view, where that is known: by rejection
+        among the tries. 0 asks for nothing, and the crop is the papers'.
+    """
 
     scale: tuple[float, float]
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    least_field: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,30 +85,85 @@ def pose(
 ) -> Pose:
     """Sample `number`'s pose. Its axis is the middle of the field of view, or of the image without one."""
     draws = view.draws[number]
-    box = (0, 0, width, height) if view.crop is None else crop_box(draws, width, height, crop=view.crop)
     axis = (width / 2, height / 2) if field is None else (field[0], field[1])
     angle = 0.0
     if view.turn is not None:
         largest = view.turn.scan if scan else view.turn.photograph
         angle = math.radians(largest * (2 * draws[TURN] - 1))
-    return Pose(box, angle, axis, flipped=bool(view.flip and draws[FLIP] < 0.5))
+    whole = Pose((0, 0, width, height), angle, axis, flipped=bool(view.flip and draws[FLIP] < 0.5))
+    if view.crop is None:
+        return whole
+    share = None
+    if view.crop.least_field and field is not None and not scan and min(field[2:]) > 0:
+        share = partial(field_share, field, whole)
+    return replace(whole, box=crop_box(draws, width, height, crop=view.crop, share=share))
 
 
-def crop_box(draws: Reals, width: int, height: int, *, crop: Crop) -> Box:
+def crop_box(
+    draws: Reals, width: int, height: int, *, crop: Crop, share: Callable[[Box], float] | None = None
+) -> Box:
     """Where to crop: ten tries for a box of the drawn area and shape, else the largest allowed in the centre.
 
-    The distribution of torchvision's `RandomResizedCrop.get_params`.
+    Without `share` the distribution of torchvision's `RandomResizedCrop.get_params`. With it (how much of a
+    box is retina) a box below `crop.least_field` is drawn again, and if all are, the best one is taken.
     """
+    best, most = None, -1.0
+    for place, (wide, tall) in enumerate(_shapes(draws, width, height, crop)):
+        at = 2 * TRIES if place == 0 else PLACES + 2 * (place - 1)
+        left, top = int(draws[at] * (width - wide + 1)), int(draws[at + 1] * (height - tall + 1))
+        box = (left, top, left + wide, top + tall)
+        found = 1.0 if share is None else share(box)
+        if found >= crop.least_field:
+            return box
+        if found > most:
+            best, most = box, found
+    return _central_box(width, height, crop.ratio) if best is None else best
+
+
+def _shapes(draws: Reals, width: int, height: int, crop: Crop) -> Iterator[tuple[int, int]]:
+    """Width and height of the tries that fit into the image."""
     low, high = (math.log(bound) for bound in crop.ratio)
     for turn in range(TRIES):
         area = width * height * (crop.scale[0] + draws[2 * turn] * (crop.scale[1] - crop.scale[0]))
         ratio = math.exp(low + draws[2 * turn + 1] * (high - low))
         wide, tall = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < wide <= width and 0 < tall <= height:
-            left = int(draws[2 * TRIES] * (width - wide + 1))
-            top = int(draws[2 * TRIES + 1] * (height - tall + 1))
-            return left, top, left + wide, top + tall
-    return _central_box(width, height, crop.ratio)
+            yield wide, tall
+
+
+def field_share(field: Sequence[float], where: Pose, box: Box) -> float:
+    """The share of the turned `box` that lies in the ellipse (centre x, y, radius x, y), exactly.
+
+    The box's corners in the image, measured in the ellipse's radii, are a polygon beside the unit disc.
+    """
+    left, top, right, bottom = box
+    corners = [_source(where, x, y) for x, y in ((left, top), (right, top), (right, bottom), (left, bottom))]
+    scaled = [((x - field[0]) / field[2], (y - field[1]) / field[3]) for x, y in corners]
+    edges = zip(scaled, [*scaled[1:], scaled[0]], strict=True)
+    overlap = sum(_swept(start, end) for start, end in edges) * field[2] * field[3]
+    return min(max(overlap / ((right - left) * (bottom - top)), 0.0), 1.0)
+
+
+def _swept(start: Point, end: Point) -> float:
+    """Signed area of the unit disc's part of the triangle of its centre and an edge (Green's theorem).
+
+    Where the edge is inside the disc it is a triangle, before and after that a sector.
+    """
+    step = end[0] - start[0], end[1] - start[1]
+    length = step[0] ** 2 + step[1] ** 2
+    along = -(start[0] * step[0] + start[1] * step[1]) / length
+    spread = along**2 - (start[0] ** 2 + start[1] ** 2 - 1) / length
+    if spread <= 0:
+        return _angle(start, end) / 2
+    shares = (min(max(along + sign * math.sqrt(spread), 0.0), 1.0) for sign in (-1, 1))
+    enter, leave = ((start[0] + share * step[0], start[1] + share * step[1]) for share in shares)
+    triangle = enter[0] * leave[1] - enter[1] * leave[0]
+    return (_angle(start, enter) + triangle + _angle(leave, end)) / 2
+
+
+def _angle(start: Point, end: Point) -> float:
+    """From one direction to another, in radians."""
+    return math.atan2(start[0] * end[1] - start[1] * end[0], start[0] * end[0] + start[1] * end[1])
 
 
 def _central_box(width: int, height: int, ratio: tuple[float, float]) -> Box:

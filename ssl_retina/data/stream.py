@@ -153,6 +153,8 @@ class Stream:
             group=torch.tensor(groups, dtype=torch.int64),
             field_of_view=torch.from_numpy(drawn_global.fields),
             colours=views.colours(self.spec, self.seed, places, scans=scans),
+            local_field_of_view=torch.from_numpy(drawn_local.fields) if local_views else None,
+            cameras=views.cheap_cameras(self.spec, self.seed, places, scans=scans),
         )
         return Loaded(batch, tuple(replaced))
 

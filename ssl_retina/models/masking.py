@@ -5,7 +5,11 @@ The noise is drawn by position (`contract.uniform`), so a mask depends on the sa
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+LINES = 16
+"""Lines on which the field is measured in each patch."""
 
 
 class Mask(NamedTuple):
@@ -29,3 +33,27 @@ def random_mask(noise: Tensor, ratio: float) -> Mask:
     visible = noise.shape[1] - hidden_count(noise.shape[1], ratio)
     order = noise.argsort(dim=1, stable=True)
     return Mask(order[:, :visible].sort(dim=1).values, order[:, visible:].sort(dim=1).values)
+
+
+def patch_field(field: Tensor, grid: int, size: int) -> Tensor:
+    """How much of each patch lies in the field of view: (batch, grid * grid) in [0, 1], row by row.
+
+    field: (batch, 4), one view's `Batch.field_of_view`; where it is unknown (NaN), all is field. size: the
+        view's side in pixels. Exact along LINES lines a patch, within 0.04 of a patch.
+
+    Exact for circles, turned and flipped ones too, and for ellipses that lie along the view. Of a turned
+    ellipse `field` tells the reach across and down only, which holds more than it: of radii 1 and 0.9,
+    turned by 30 degrees, the area is 0.4 % too large. Nor does it tell where a frame cuts the circle (8 % of
+    it in IDRiD).
+    """
+    step = size / grid
+    lines = (torch.arange(grid * LINES, device=field.device) + 0.5) * (step / LINES)
+    lefts = torch.arange(grid, device=field.device) * step
+    centre_x, centre_y, radius_x, radius_y = (part[:, None] for part in field.unbind(dim=1))
+    height = (lines - centre_y) / radius_y  # (batch, lines)
+    half = (radius_x * (1 - height * height).clamp(min=0).sqrt())[:, :, None]
+    start = torch.maximum(centre_x[:, :, None] - half, lefts)  # (batch, lines, grid)
+    end = torch.minimum(centre_x[:, :, None] + half, lefts + step)
+    inside = (end - start).clamp(min=0) / step
+    share = inside.view(len(field), grid, LINES, grid).mean(dim=2).flatten(1)
+    return torch.where(field.isnan().any(dim=1, keepdim=True), torch.ones_like(share), share)

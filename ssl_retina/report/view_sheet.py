@@ -4,6 +4,7 @@ In: the opened data of a config. Out: a PNG with a row for each of some photogra
 field of view, then its views at successive epochs, through the trainer's own stream and `finish`.
 """
 
+import dataclasses
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from ssl_retina.data import views
 from ssl_retina.data.images import Undecodable
 from ssl_retina.data.loader import Source
 from ssl_retina.data.stream import SCAN, Photograph, Stream
-from ssl_retina.report.view_words import changes_in_words, recipe_in_words
+from ssl_retina.report.view_words import CAMERA_LEGEND, camera_in_words, changes_in_words, recipe_in_words
 
 ROWS = 8
 VIEWS = 6
@@ -37,11 +38,12 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _Row:
-    """One photograph, its views (each (3, size, size) in [0, 1]), and what stands below each."""
+    """One photograph, its views (each (3, size, size) in [0, 1]), and the lines below each."""
 
+    title: str
     photograph: Photograph
     views: Sequence[Tensor]
-    words: Sequence[str]
+    words: Sequence[Sequence[str]]
 
 
 def write(source: Source, path: Path, title: str) -> None:
@@ -49,13 +51,51 @@ def write(source: Source, path: Path, title: str) -> None:
 
     Raises ShardError for damaged shards.
     """
+    stream = _even(source)
+    rows = [
+        dataclasses.replace(row, title=f"{row.photograph.modality}, as stored")
+        for row in _rows(stream, _spread(source))
+    ]
+    _save(_sheet(rows, (title, *recipe_in_words(stream.spec)), stream.spec), path)
+
+
+def write_every(source: Source, path: Path, title: str) -> None:
+    """Draw every named recipe into `path`: a row for one photograph of each modality, the same throughout.
+
+    The views are as many and as large as the config's method asks for. Raises ShardError for damaged shards.
+    """
+    stream, rows = _even(source), []
+    places = _one_of_each(stream, _spread(source))
+    spec = dataclasses.replace(stream.spec, local_views=0, crop_scale=None)
+    for recipe in views.RECIPES:
+        own = dataclasses.replace(spec, recipe=recipe)
+        drawn = _rows(Stream(stream.sets, stream.order, own), places)
+        rows += [dataclasses.replace(row, title=f"{recipe}, {row.photograph.modality}") for row in drawn]
+    lines = (f"{title}; every recipe", CAMERA_LEGEND)
+    _save(_sheet(rows, lines, spec), path)
+
+
+def _even(source: Source) -> Stream:
+    """The training stream with every sample once an epoch: with weights, some do not come."""
     trained = source.stream
-    stream = Stream(trained.sets, trained.order.evenly(), trained.spec)  # with weights, some do not come
-    rows = list(_rows(stream, _spread(source)))
-    lines = (title, *recipe_in_words(stream.spec))
+    return Stream(trained.sets, trained.order.evenly(), trained.spec)
+
+
+def _save(sheet: Image.Image, path: Path) -> None:
     content = io.BytesIO()
-    _sheet(rows, lines, stream.spec).save(content, "PNG")
+    sheet.save(content, "PNG")
     files.write_bytes(path, content.getvalue())
+
+
+def _one_of_each(stream: Stream, places: Sequence[int]) -> list[int]:
+    """The first of these places in each modality that decodes."""
+    found: dict[str, int] = {}
+    for place, row in zip(places, stream.order.row_of(np.array(places)).tolist(), strict=True):
+        try:
+            found.setdefault(stream.sets.photograph(row).modality, place)
+        except Undecodable:
+            continue
+    return list(found.values())
 
 
 def _spread(source: Source) -> list[int]:
@@ -97,10 +137,12 @@ def _rows(stream: Stream, places: Sequence[int]) -> Iterator[_Row]:
         shown = [_seen(done.global_views)]
         shown += [] if done.local_views is None else [_seen(done.local_views)]
         by_epoch = [view for epoch in range(epochs) for part in shown for view in part[:, epoch]]
-        words = [""] * len(by_epoch)
-        if batch.colours is not None:
-            words = [changes_in_words(row) for row in batch.colours.transpose(0, 1).flatten(0, 1)]
-        yield _Row(photograph, by_epoch, words)
+        lines = [
+            [tell(row) for row in changes.transpose(0, 1).flatten(0, 1)]
+            for changes, tell in ((batch.colours, changes_in_words), (batch.cameras, camera_in_words))
+            if changes is not None
+        ]
+        yield _Row("", photograph, by_epoch, list(zip(*lines, strict=True)) or [()] * len(by_epoch))
 
 
 def _positions(stream: Stream, places: Sequence[int], epoch: int) -> Integers:
@@ -126,7 +168,8 @@ def _sheet(rows: Sequence[_Row], lines: Sequence[str], spec: ViewSpec) -> Image.
     cell = spec.global_size * max(round(CELL / spec.global_size), 1)
     columns = 1 + max(len(row.views) for row in rows)
     top = GAP + LINE * len(lines) + GAP
-    step_x, step_y = cell + GAP, LINE + cell + LINE + GAP
+    depth = max((len(words) for row in rows for words in row.words), default=1)
+    step_x, step_y = cell + GAP, LINE + cell + LINE * max(depth, 1) + GAP
     sheet = Image.new("RGB", (GAP + columns * step_x, top + len(rows) * step_y), PAPER)
     pen, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(FONT), ImageFont.load_default(SMALL)
     for number, line in enumerate(lines):
@@ -134,13 +177,14 @@ def _sheet(rows: Sequence[_Row], lines: Sequence[str], spec: ViewSpec) -> Image.
     per_epoch = spec.global_views + spec.local_views
     for number, row in enumerate(rows):
         y = top + number * step_y
-        pen.text((GAP, y), f"{row.photograph.modality}, as stored", INK, font)
+        pen.text((GAP, y), row.title, INK, font)
         sheet.paste(_stored(row.photograph, cell), (GAP, y + LINE))
         for at, view in enumerate(row.views):
             x = GAP + (at + 1) * step_x
             pen.text((x, y), f"epoch {at // per_epoch}, view {at % per_epoch}", INK, font)
             sheet.paste(_picture(view, cell), (x, y + LINE))
-            pen.text((x, y + LINE + cell + 1), row.words[at], INK, small)
+            for below, words in enumerate(row.words[at]):
+                pen.text((x, y + LINE + cell + 1 + below * LINE), words, INK, small)
     return sheet
 
 

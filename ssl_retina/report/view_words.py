@@ -1,20 +1,27 @@
 """A recipe of views in words, for the heading of a sheet; and what was drawn for one view.
 
-In: a `ViewSpec`, or one row of a batch's `colours`. Out: lines of text.
+In: a `ViewSpec`, or one row of a batch's `colours` or `cameras`. Out: lines of text.
 """
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 from torch import Tensor
 
 from ssl_retina.contract import ViewSpec
-from ssl_retina.data import photometry, views
+from ssl_retina.data import cameras, photometry, views
+from ssl_retina.data.cameras import Camera, Chance
 from ssl_retina.data.geometry import Crop
 from ssl_retina.data.photometry import Colours
 from ssl_retina.data.views import Recipe
 
 LEGEND = (
     "below a view: b, c, s: factors of brightness, contrast, saturation; h: hue, degrees; blur: sigma, px"
+)
+
+CAMERA_LEGEND = (
+    "of a cheap camera: f: sigma of the defocus, px; p: times fewer pixels; t, d: light tilted, dark at the "
+    "rim; haze, ghost, cast; n: noise, levels of 255; q: JPEG quality; r: radius left of the field"
 )
 
 
@@ -25,14 +32,26 @@ def recipe_in_words(spec: ViewSpec) -> list[str]:
     if spec.local_views:
         sizes += f" and {spec.local_views} of {spec.local_size} px"
     lines = [f"recipe {spec.recipe}: {sizes} a photograph; {_place(recipe, spec)}"]
-    if not recipe.colours:
-        return [*lines, "colours: as they are"]
-    for number in range(min(len(recipe.colours), spec.global_views + spec.local_views)):
-        last = number == len(recipe.colours) - 1
-        which = "every view" if len(recipe.colours) == 1 else f"view {number}{' and on' if last else ''}"
-        lines.append(f"{which}: {_colours(recipe.colours[number], spec)}")
-    lines.append("OCT B-scans: brightness, contrast and blur only, no other change of colour")
-    return [*lines, f"{LEGEND}; inv: bright levels inverted"]
+    lines += _each(spec, [_colours(colours, spec) for colours in recipe.colours] or ["colours as they are"])
+    if recipe.colours:
+        lines.append("OCT B-scans: brightness, contrast and blur only, no other change of colour")
+        lines.append(f"{LEGEND}; inv: bright levels inverted")
+    if recipe.cameras:
+        lines += _each(spec, [_camera(camera, spec) for camera in recipe.cameras])
+        lines.append("OCT B-scans: defocus, fewer pixels and noise only")
+        lines.append(CAMERA_LEGEND)
+    return lines
+
+
+def _each(spec: ViewSpec, words: Sequence[str]) -> list[str]:
+    """What holds of view 0, 1, ..., the last for all further ones."""
+    if len(words) == 1:
+        return [f"every view: {words[0]}"]
+    shown = words[: spec.global_views + spec.local_views]
+    return [
+        f"view {number}{' and on' if number == len(words) - 1 else ''}: {word}"
+        for number, word in enumerate(shown)
+    ]
 
 
 def _place(recipe: Recipe, spec: ViewSpec) -> str:
@@ -51,7 +70,8 @@ def _crop(crop: Crop | None) -> str:
         return "the whole image"
     low, high = (Fraction(bound).limit_denominator(100) for bound in crop.ratio)
     stretch = f", stretched (width to height {low} to {high})" if low != high else ""
-    return f"{_percent(crop.scale[0])} to {_percent(crop.scale[1])} of the area{stretch}"
+    retina = f", at least {_percent(crop.least_field)} of it retina" if crop.least_field else ""
+    return f"{_percent(crop.scale[0])} to {_percent(crop.scale[1])} of the area{stretch}{retina}"
 
 
 def _percent(share: float) -> str:
@@ -81,6 +101,46 @@ def _colours(colours: Colours, spec: ViewSpec) -> str:
         share = _percent(colours.solarise.probability * min(strength, 1))
         parts.append(f"solarised {share}: from level {colours.solarise.threshold:g}")
     return "; ".join(parts) or "colours as they are"
+
+
+def _camera(camera: Camera | None, spec: ViewSpec) -> str:
+    if camera is None:
+        return "the photograph's own camera"
+    side = spec.global_size
+    named = (
+        ("defocus", camera.defocus, f"{side * camera.defocus.low:.2g}-{side * camera.defocus.high:.2g} px"),
+        ("haze", camera.haze, ""),
+        ("ghost", camera.ghost, ""),
+        ("noise", camera.shot, ""),
+        ("JPEG", camera.quality, f"quality {camera.quality.low:g}-{camera.quality.high:g}"),
+        ("smaller field", camera.narrow, f"radius {camera.narrow.low:g}-{camera.narrow.high:g}"),
+        ("tilted light", camera.tilt, ""),
+        ("dark rim", camera.fall, ""),
+        ("colour cast", Chance(camera.cast, 0, 0), ""),
+        ("fewer pixels", Chance(camera.coarse, 0, 0), ""),
+    )
+    parts = [f"{name} {_percent(chance.probability)} {words}".rstrip() for name, chance, words in named]
+    return f"{_percent(camera.probability)} a cheap camera's, of these {', '.join(parts)}"
+
+
+def camera_in_words(row: Tensor) -> str:
+    """Which cheap camera took one view, as CAMERA_LEGEND explains it; '' for the photograph's own."""
+    numbers, tilt = row.tolist(), row[cameras.TILT : cameras.TILT + 2].norm().item()
+    at_half = (numbers[cameras.SHOT] / 2 + numbers[cameras.READ] ** 2) ** 0.5
+    gains = row[cameras.GAIN : cameras.GAIN + 3]
+    parts = (
+        (numbers[cameras.SIGMA], f"f{numbers[cameras.SIGMA]:.1f}"),
+        (numbers[cameras.COARSE] - 1, f"p{numbers[cameras.COARSE]:g}"),
+        (tilt, f"t{tilt:.1f}"),
+        (numbers[cameras.FALL], f"d{numbers[cameras.FALL]:.1f}"),
+        (numbers[cameras.HAZE], "haze"),
+        (numbers[cameras.GHOST], "ghost"),
+        ((gains != 1).any().item(), "cast"),
+        (numbers[cameras.SHOT], f"n{255 * at_half:.0f}"),
+        (numbers[cameras.QUALITY], f"q{numbers[cameras.QUALITY]:.0f}"),
+        (1 - numbers[cameras.NARROW], f"r{numbers[cameras.NARROW]:.2f}"),
+    )
+    return "  ".join(words for happens, words in parts if happens)
 
 
 def changes_in_words(row: Tensor) -> str:

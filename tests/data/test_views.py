@@ -171,7 +171,7 @@ def test_finish_normalises_on_the_device() -> None:
 
 
 def test_unknown_recipes_are_refused() -> None:
-    with pytest.raises(InputError, match="'maee' does not exist; one of: mae, plain, contrast, mocov3"):
+    with pytest.raises(InputError, match="'maee' does not exist; one of: mae, plain, mae_retina"):
         views.recipe(ViewSpec("maee", 1, 32))
     with pytest.raises(InputError, match="no local views"):
         views.recipe(ViewSpec("mae", 1, 32, local_views=2, local_size=16))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssl_retina.contract import uniform
-from ssl_retina.models.masking import hidden_count, random_mask
+from ssl_retina.models.masking import hidden_count, patch_field, random_mask
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,35 @@ def test_a_mask_belongs_to_its_position() -> None:
     half = random_mask(uniform(0, "mask", torch.arange(4, 8), 64), 0.75)
     assert torch.equal(whole.keep[4:], half.keep)
     assert not torch.equal(whole.keep[0], whole.keep[1])
+
+
+@pytest.mark.parametrize(("grid", "size"), [(14, 224), (7, 56), (5, 33)])
+def test_patches_of_the_field_are_what_is_counted(grid: int, size: int) -> None:
+    """Circles and ellipses inside, cut by the view and beyond it, against a count of 20 x 20 points."""
+    shares = [
+        [0.5, 0.5, 0.5, 0.5],
+        [0.6, 0.3, 0.7, 0.4],
+        [-0.2, 1.1, 0.6, 0.9],
+        [0.5, 0.5, 3, 3],
+        [2, 2, 0.5, 0.5],
+    ]
+    field = torch.tensor(shares) * size
+    found = patch_field(field, grid, size)
+    assert found.shape == (5, grid * grid)
+    places = (torch.arange(grid * 20) + 0.5) * size / (grid * 20)
+    y, x = torch.meshgrid(places, places, indexing="ij")
+    for one, (centre_x, centre_y, radius_x, radius_y) in zip(found, field.tolist(), strict=True):
+        inside = ((x - centre_x) / radius_x) ** 2 + ((y - centre_y) / radius_y) ** 2 <= 1
+        counted = inside.float().view(grid, 20, grid, 20).mean(dim=(1, 3)).flatten()
+        assert (one - counted).abs().max() < 0.04
+        assert (one.mean() - counted.mean()).abs() < 0.003
+    assert found[3] == pytest.approx(1, abs=1e-5)
+    assert (found[4] == 0).all()
+
+
+def test_an_unknown_field_is_everywhere_and_rows_do_not_mix() -> None:
+    nan = float("nan")
+    field = torch.tensor([[20.0, 20.0, 10.0, 10.0], [nan, nan, nan, nan], [5.0, 30.0, 12.0, 12.0]])
+    found = patch_field(field, 4, 40)
+    assert (found[1] == 1).all()
+    assert torch.equal(found, torch.cat([patch_field(row[None], 4, 40) for row in field]))

@@ -13,12 +13,12 @@ from PIL import Image
 
 from ssl_retina import config, shards
 from ssl_retina.contract import ViewSpec
-from ssl_retina.data import photometry, views
+from ssl_retina.data import cameras, photometry, views
 from ssl_retina.data.images import Undecodable
 from ssl_retina.data.loader import Source, open_source
 from ssl_retina.report import view_sheet
 from ssl_retina.report.view_sheet import CELL, GAP, LINE
-from ssl_retina.report.view_words import changes_in_words, recipe_in_words
+from ssl_retina.report.view_words import camera_in_words, changes_in_words, recipe_in_words
 
 SAMPLES, SIZE = 30, 48
 
@@ -136,7 +136,8 @@ def test_the_recipe_in_words() -> None:
     place, jitter, scans, legend = recipe_in_words(ViewSpec("contrast", 2, 224, colour=0.5))
     assert place == (
         "recipe contrast: 2 of 224 px a photograph; 25 % to 100 % of the area, stretched (width to height "
-        "3/4 to 4/3), half of them flipped left to right, turned by up to 30 degrees (B-scans 5)"
+        "3/4 to 4/3), at least 70 % of it retina, half of them flipped left to right, turned by up to 30 "
+        "degrees (B-scans 5)"
     )
     assert jitter == (
         "every view: 80 %: brightness 0.8-1.2, contrast 0.85-1.15, saturation 0.9-1.1, hue +-1.8 degrees; "
@@ -152,8 +153,16 @@ def test_the_recipe_in_words() -> None:
     assert none[1] == "every view: blur 50 %: sigma 0.11-1.1 px"
     assert recipe_in_words(ViewSpec("plain", 1, 64)) == [
         "recipe plain: 1 of 64 px a photograph; the whole image",
-        "colours: as they are",
+        "every view: colours as they are",
     ]
+    *_, first, second, scans, legend = recipe_in_words(ViewSpec("primary_care", 2, 224))
+    assert first == "view 0: the photograph's own camera"
+    assert second.startswith(
+        "view 1 and on: 80 % a cheap camera's, of these defocus 50 % 0.9-2.2 px, haze 30 %,"
+    )
+    assert "JPEG 50 % quality 30-80, smaller field 25 % radius 0.6-0.9" in second
+    assert scans == "OCT B-scans: defocus, fewer pixels and noise only"
+    assert legend.startswith("of a cheap camera: f:")
     assert "20 % to 30 % of the area" in recipe_in_words(ViewSpec("mae", 1, 64, crop_scale=(0.2, 0.3)))[0]
 
 
@@ -161,6 +170,51 @@ def test_changes_in_words() -> None:
     assert changes_in_words(torch.tensor(photometry.UNCHANGED)) == ""
     everything = torch.tensor([1.25, 0.75, 1.5, -0.01, 7.0, 1.0, 0.52, 0.5, 1.0])
     assert changes_in_words(everything) == "b1.25  c0.75  s1.50  h-4  grey  blur 0.5  inv"
+
+
+def test_a_camera_in_words() -> None:
+    row = torch.tensor(cameras.UNCHANGED)
+    assert camera_in_words(row) == ""
+    for column, number in (
+        (cameras.SIGMA, 1.24),
+        (cameras.COARSE, 1.5),
+        (cameras.TILT, -0.3),
+        (cameras.FALL, 0.2),
+        (cameras.HAZE, 0.4),
+        (cameras.GHOST, 0.4),
+        (cameras.GAIN + 2, 1.3),
+        (cameras.READ, 0.02),
+        (cameras.SHOT, 0.001),
+        (cameras.QUALITY, 45),
+        (cameras.NARROW, 0.7),
+    ):
+        row[column] = number
+    assert camera_in_words(row) == "f1.2  p1.5  t0.3  d0.2  haze  ghost  cast  n8  q45  r0.70"
+
+
+def test_every_recipe_has_its_rows(folder: Path, tmp_path: Path) -> None:
+    """A photograph and a B-scan under each name; the views are those of that recipe's own stream."""
+    source = opened(folder, ViewSpec("contrast", 2, SIZE, crop_scale=(0.5, 1.0)))
+    view_sheet.write_every(source, tmp_path / "every.png", "a title")
+    stream = source.stream
+    places = view_sheet._one_of_each(stream, view_sheet._spread(source))
+    rows = stream.order.row_of(np.array(places)).tolist()
+    assert {stream.sets.photograph(row).modality for row in rows} == {"fundus", "oct"}
+    picture = Image.open(tmp_path / "every.png")
+    step = LINE + CELL + 2 * LINE + GAP  # below a view: its colours, then its camera
+    assert picture.height == GAP + 2 * LINE + GAP + 2 * len(views.RECIPES) * step
+    for at, recipe in enumerate(views.RECIPES):
+        own = opened(folder, ViewSpec(recipe, 2, SIZE))
+        for number, place in enumerate(places):
+            position = view_sheet._positions(own.stream, [place], 0)
+            batch = own.stream.load(position).batch
+            assert batch is not None
+            done = views.finish(batch, device=torch.device("cpu"), mean=(0, 0, 0), std=(1, 1, 1))
+            y = GAP + 2 * LINE + GAP + (2 * at + number) * step + LINE
+            x = GAP + 2 * (CELL + GAP)  # view 1 of epoch 0
+            seen = np.asarray(picture.crop((x, y, x + CELL, y + CELL)))[::4, ::4]
+            levels = done.global_views[1, 0].clamp(0, 1).mul(255).permute(1, 2, 0).numpy()
+            assert np.abs(levels - seen).max() < 0.6
 
 
 def test_a_photograph_that_does_not_decode_has_no_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,18 @@ def test_check_draws_the_views_where_it_is_asked_to(shards: Path) -> None:
     assert "config:" in said.stdout
 
 
+def test_check_draws_every_recipe_where_a_picture_is_asked_for(shards: Path) -> None:
+    picture = shards.parent / "views.png"
+    ask("check", *typed(shards, "--views", str(picture), "--json"))
+    with Image.open(picture) as drawn:
+        alone = drawn.height
+    ask("check", *typed(shards, "--views", str(picture), "--every-recipe", "--json"))
+    with Image.open(picture) as drawn:
+        assert drawn.height > alone
+    with pytest.raises(InputError, match=r"say where, with --views FILE\.png"):
+        ask("check", *typed(shards, "--every-recipe"))
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
