@@ -436,7 +436,7 @@ def test_ahead_fetches_what_comes_within_the_bound(
     index = _opened(site, tmp_path / "two", gib=2.2 * size / GIB)
     first = [shard for _, shard in needs(16, 16 + SAMPLES)]
     assert sorted(first) == [0, 1, 2, 3, 4]
-    assert needs(16, 17) == [(0, first[0])]
+    assert list(needs(16, 17)) == [(0, first[0])]
     with remote.ahead(needs, [index], start=16, epoch=SAMPLES):
         _until(lambda: len(_tars(tmp_path / "two")) == 2)
         time.sleep(0.3)
