@@ -444,6 +444,23 @@ def test_ahead_fetches_what_comes_within_the_bound(
     assert max(count for name, count in _fetched(site).items() if name != "factory-000001.tar") == 2
 
 
+def test_ahead_goes_on_as_the_run_does(site: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred positions a shard, and a cache of two: always the one that is read and the next."""
+    monkeypatch.setattr(fetch_ahead, "IDLE_SECONDS", 0.02)
+    size = max(len(content) for name, content in site.files.items() if name.endswith(".tar"))
+    index = _opened(site, tmp_path, gib=2.2 * size / GIB)
+
+    def needs(start: int, stop: int) -> list[tuple[int, int]]:
+        return [(0, number % 5) for number in range(start // 100, (stop - 1) // 100 + 1)]
+
+    with remote.ahead(needs, [index], start=0, epoch=500) as moved:
+        for position in (0, 100, 200, 300, 400, 500):
+            moved(position)
+            both = sorted(index.shards[number % 5].url for number in (position // 100, position // 100 + 1))
+            _until(lambda both=both: _tars(tmp_path) == both)
+    assert set(_fetched(site).values()) <= {1, 2}
+
+
 def _until(holds: Any) -> None:
     deadline = time.monotonic() + 20
     while not holds():
