@@ -87,14 +87,15 @@ def draw(
     """Write sample `number`'s views into `out`, one (size, size, 3) each, from one decoding.
 
     All poses are drawn before: where every crop is large enough, the photograph is decoded at a part of its
-    size (`cutting.share`). Gives each view's field of view, NaN if unknown. `scan`: the image is an OCT
-    B-scan, which is hardly turned. Raises Undecodable.
+    size (`cutting.share`); a whole image, by which probes judge, never is. Gives each view's field of view,
+    NaN if unknown. `scan`: the image is an OCT B-scan, which is hardly turned. Raises Undecodable.
     """
     width, height = encoded.width, encoded.height
     poses = [
         geometry.pose(view, number, width=width, height=height, field=field, scan=scan) for view in drawn
     ]
-    pixels, share = encoded.pixels(cutting.share(poses, [view.size for view in drawn]))
+    whole = any(view.crop is None for view in drawn)
+    pixels, share = encoded.pixels(1 if whole else cutting.share(poses, [view.size for view in drawn]))
     field = field if field is None or share == 1 else [part / share for part in field]
     followed = []
     for view, pose, place in zip(drawn, poses, out, strict=True):

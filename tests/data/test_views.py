@@ -130,12 +130,15 @@ def test_all_views_come_from_one_decoding_at_the_size_that_they_allow() -> None:
             self.asked.append(share)
             return np.full((400 // share, 400 // share, 3), 90, np.uint8), share
 
-    (first, second), _ = views.plan(ViewSpec("plain", 2, 48), 7, torch.arange(1))
+    (first, second), _ = views.plan(ViewSpec("mae", 2, 48, crop_scale=(0.999, 1.0)), 7, torch.arange(1))
     counted, out = Counted(), [np.empty((48, 48, 3), np.uint8) for _ in range(2)]
     fields = views.draw(counted, [first, second], 0, out=out, field=[200.0, 180.0, 190.0, 150.0])
     assert counted.asked == [4]
     for field in fields:
         assert np.allclose(field, np.array([200.0, 180.0, 190.0, 150.0]) * 48 / 400)
+    (whole,), _ = views.plan(ViewSpec("plain", 1, 48), 7, torch.arange(1))
+    views.draw(counted, [whole], 0, out=out[:1], field=None)
+    assert counted.asked == [4, 1]  # a probe judges by all pixels
 
 
 def test_plain_is_the_whole_image() -> None:

@@ -74,12 +74,14 @@ def test_equal_to_the_probe_and_to_plain_timm(embed: Any, site: Path) -> None:
     data = timm.data.resolve_model_data_config(model)
     reader = Reader(index)
     for number in (0, 9, 95):  # the second is a PNG
-        image = decode(reader.image(number), reader.suffix(number))
+        image = Image.fromarray(decode(reader.image(number), reader.suffix(number)))
         small = image.resize((32, 32), Image.Resampling.BICUBIC)
         pixels = (np.asarray(small) / 255 - data["mean"]) / data["std"]
         with torch.inference_mode():
             given = model(torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1)[None])[0]
-        np.testing.assert_allclose(vectors(table)[number], given, atol=2e-5)
+        np.testing.assert_allclose(
+            vectors(table)[number], given, atol=5e-3
+        )  # torch's filter, not PIL's: a level at most
 
 
 def test_workers_and_row_groups_change_nothing(
