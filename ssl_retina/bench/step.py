@@ -6,7 +6,6 @@ the device already: data is `bench stream`'s matter.
 """
 
 import contextlib
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -54,13 +53,12 @@ class Trainer(Protocol):
 
 def measure(run: Run, plan: Plan, advance: Callable[[int], None]) -> dict[str, Any]:
     """Measure one config; the process group is open (`train.engine.process_group`)."""
-    if dist.device().type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    before = _start_memory()
     with setup.deterministic():
         batch = drawn(setup.build_method(run)[1], plan.batch)
         ways: dict[str, Trainer] = {"ours": Ours(run, batch)}
         _seconds(ways["ours"], run, WARM_UP)
-        memory = _memory()
+        memory = _memory(before)
         ways["plain"] = Plain(run, batch)
         _seconds(ways["plain"], run, WARM_UP)
         counted = flops(ways["plain"], run) / plan.batch
@@ -211,8 +209,16 @@ def matrix_rate(precision: str) -> float:
     return 2 * side**3 / statistics.median(taken[3:])
 
 
-def _memory() -> float:
-    """The most that was taken so far, in GiB: of the GPU where there is one."""
-    if dist.device().type == "cuda":
-        return torch.cuda.max_memory_allocated() / GIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+def _start_memory() -> int:
+    """Bytes that are taken on the GPU already: by configs before this one."""
+    if dist.device().type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    return int(torch.cuda.memory_allocated())
+
+
+def _memory(before: int) -> float | None:
+    """The most that was taken on the GPU since, in GiB; a processor's memory is not told apart by config."""
+    if dist.device().type != "cuda":
+        return None
+    return (torch.cuda.max_memory_allocated() - before) / GIB

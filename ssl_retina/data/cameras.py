@@ -191,7 +191,7 @@ def degrade(images: Tensor, changes: Tensor, fields: Tensor) -> Tensor:
     rows = (changes[:, :SCAN] != untouched).any(dim=1).nonzero().flatten()
     for start in range(0, len(rows), CHUNK):
         some = rows[start : start + CHUNK]
-        there = some.to(images.device)
+        there = some.to(images.device, non_blocking=True)
         images.index_copy_(0, there, _photograph(images[there], changes[some], fields[some]))
     return images
 
@@ -242,7 +242,7 @@ def _step(
     """Change the chosen samples in place."""
     rows = chosen.nonzero().flatten()
     if len(rows):
-        there = rows.to(images.device)
+        there = rows.to(images.device, non_blocking=True)
         images.index_copy_(0, there, change(images[there], changes[rows], scene.at(there)))
 
 

@@ -48,7 +48,10 @@ def radii(fields: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     known = torch.where(fields.isfinite().all(dim=1, keepdim=True), fields, torch.full((), side / 2))
     places = torch.arange(side, dtype=torch.float32) + 0.5
     u, v = ((places - known[:, axis, None]) / known[:, axis + 2, None] for axis in (0, 1))
-    return u[:, None, None, :].to(images.device), v[:, None, :, None].to(images.device)
+    across, down = (
+        part.to(images.device, non_blocking=True) for part in (u[:, None, None, :], v[:, None, :, None])
+    )
+    return across, down
 
 
 def stop(u: Tensor, v: Tensor, fields: Tensor, narrow: Tensor) -> Tensor:
@@ -67,12 +70,12 @@ def softened(images: Tensor, inside: Tensor, sigmas: Tensor, factors: Tensor) ->
     light = torch.cat((images * inside, inside), dim=1)
     rows = (sigmas > 0).nonzero().flatten()
     if len(rows):
-        there = rows.to(images.device)
+        there = rows.to(images.device, non_blocking=True)
         light.index_copy_(0, there, photometry.blur(light[there], sigmas[rows].tolist()))
     for factor in FACTORS:
         rows = (factors == factor).nonzero().flatten()
         if len(rows):
-            there = rows.to(images.device)
+            there = rows.to(images.device, non_blocking=True)
             light.index_copy_(0, there, fewer_pixels(light[there], factor))
     return light[:, :3] / light[:, 3:].clamp(min=1e-3)
 
@@ -115,7 +118,7 @@ def veiled(images: Tensor, veil: Tensor, warmth: Tensor) -> Tensor:
 
 def cast(images: Tensor, inside: Tensor, gains: Tensor, offsets: Tensor) -> Tensor:
     """Each channel times its gain, plus its offset where there is a field; `gains`, `offsets` (batch, 3)."""
-    gain, offset = (part[:, :, None, None].to(images.device) for part in (gains, offsets))
+    gain, offset = (part[:, :, None, None].to(images.device, non_blocking=True) for part in (gains, offsets))
     return (images * gain).add_(inside * offset).clamp_(0, 1)
 
 
@@ -126,7 +129,7 @@ def noise(images: Tensor, keys: Tensor, shot: Tensor, read: Tensor) -> Tensor:
     are added up: close to a Gaussian, cut at 3.5 sigmas, and exact on every device.
     """
     places = _mixed(torch.arange(images[0].numel(), dtype=torch.int32, device=images.device))
-    keyed = keys.to(torch.int32).to(images.device)[:, None] + places
+    keyed = keys.to(torch.int32).to(images.device, non_blocking=True)[:, None] + places
     bits = _mixed(keyed).view_as(images)
     total = bits & 255
     for byte in (8, 16, 24):

@@ -68,9 +68,9 @@ def _quantised(plane: Tensor, qualities: Sequence[int], table: Table) -> Tensor:
     batch, _, height, width = plane.shape
     rows, columns = height // 8, width // 8
     blocks = plane.double().view(batch, rows, 8, columns, 8).transpose(2, 3).reshape(batch, -1, 64)
-    waves = _waves().to(plane.device)
+    waves = _waves().to(plane.device, non_blocking=True)
     steps = torch.tensor([_steps(table, quality) for quality in qualities], dtype=torch.float64)
-    steps = steps[:, None].to(plane.device)
+    steps = steps[:, None].to(plane.device, non_blocking=True)
     kept = (blocks @ waves.T).div_(SCALE).div_(steps).round_().mul_(steps)
     levels = (kept @ waves).div_(SCALE).round_().clamp_(-128, 127).float()
     return levels.view(batch, rows, columns, 8, 8).transpose(2, 3).reshape(batch, 1, height, width)

@@ -24,7 +24,8 @@ from ssl_retina.shards import Index
 REPLACED_SHARE = 0.001
 REPLACED_LEAST = 3
 HELD_OUT_SEED = 0
-"""Held-out samples and their views are the same for every run, so that losses can be compared."""
+"""Held-out samples and their views are the same for every run, so that losses can be compared (of sets at
+addresses: for every run with the same `data.shuffle_shards`)."""
 
 
 def open_source(data: config.Data, spec: ViewSpec, *, seed: int) -> "Source":
@@ -73,8 +74,9 @@ class Source:
         self._sets = Sets(indexes)
         order, self.epoch = sampling.order(indexes, chosen.train, ways, seed=seed)
         self._stream = Stream(self._sets, order, spec)
-        # few shards at a time here too: an evaluation must not ask a bounded cache for all of them
-        few = Ways(shuffle_shards=ways.shuffle_shards)
+        # at addresses few shards at a time: an evaluation must not ask a bounded cache for all of them
+        far = any(isinstance(index.opener, remote.RemoteSet) for index in indexes)
+        few = Ways(shuffle_shards=ways.shuffle_shards) if far else EVENLY
         self._held_out, _ = sampling.order(indexes, chosen.held_out, few, seed=HELD_OUT_SEED)
         self._count = _Count()
 

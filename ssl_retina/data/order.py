@@ -156,7 +156,7 @@ class Order:
             here = epochs == epoch
             draws[here] = self._windows(epoch).draw_at(places[here])
         if self.window is None:
-            draws = _shuffled(places, _keys(self.seed, "order", epochs), len(self))
+            draws = sample_at(self.seed, positions, len(self))
         if self.ends is None:
             return draws
         return np.searchsorted(self.ends.array, self._ticks(epochs, draws), side="right")
@@ -226,7 +226,8 @@ class _Windows:
         key = _keys(order.seed, "shards", np.full(runs, epoch))
         turn = _shuffled(np.arange(runs), key, runs)
         stops = np.cumsum(np.diff(first)[turn])
-        closes = stops[np.minimum(np.arange(order.window, runs + order.window, order.window), runs) - 1]
+        windows = -(-runs // order.window)  # nearly equally large: no last one of a single shard
+        closes = stops[np.arange(1, windows + 1) * runs // windows - 1]
         return cls(order.seed, epoch, first[turn], stops, closes)
 
     def draw_at(self, places: Integers) -> Integers:

@@ -124,7 +124,7 @@ def recolour(images: Tensor, changes: Tensor) -> Tensor:
     ):
         rows = chosen.nonzero().flatten()
         if len(rows):
-            there = rows.to(images.device)
+            there = rows.to(images.device, non_blocking=True)
             images.index_copy_(0, there, change(images[there], changes[rows]))
     return images
 
@@ -139,7 +139,7 @@ def _jittered(images: Tensor, changes: Tensor) -> Tensor:
         images = _blended(images, changes, kinds, field=field)
         rows = (kinds == HUE).nonzero().flatten()
         if len(rows):
-            there = rows.to(images.device)
+            there = rows.to(images.device, non_blocking=True)
             images.index_copy_(0, there, shift_hue(images[there], _column(changes[rows, HUE], images)))
     return images.mul_(inside)
 

@@ -147,8 +147,10 @@ def order(indexes: Sequence[Index], rows: Rows, ways: Ways, *, seed: int) -> tup
     runs, names = _runs(indexes, rows), ways.sets or [index.folder.name for index in indexes]
     everything = len(rows) == sum(index.samples for index in indexes)
     kept = None if everything else SharedArray.of(rows)
-    at_once = len(runs) if ways.shuffle_shards is None else min(ways.shuffle_shards, len(runs))
-    window = None if at_once == len(runs) else ways.shuffle_shards
+    at_once, window = len(runs), None
+    if ways.shuffle_shards is not None and ways.shuffle_shards < len(runs):
+        window = ways.shuffle_shards
+        at_once = -(-len(runs) // -(-len(runs) // window))
     bounds = np.searchsorted(rows, _offsets(indexes).astype(rows.dtype)).tolist()
     counts = [int(count) for count in np.diff(bounds)]
     if ways.even:

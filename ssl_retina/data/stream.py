@@ -29,6 +29,8 @@ from ssl_retina.shards import Index, Reader
 
 REPLACEMENTS_IN_A_ROW = 100
 NUMBERS = (int, float)  # a tuple: `int | float` would be made anew, and looked into slowly, for every number
+LEAST_RADIUS, FARTHEST = 0.5, 1e6
+"""Pixels: what a field of view can be."""
 SCAN = "oct"
 """The modality, in the index's words, whose up and down is never turned over and that has no colour."""
 
@@ -111,10 +113,16 @@ class Sets:
 
 
 def _four_numbers(field: object) -> Sequence[float] | None:
-    """A field of view as our archive step writes it; anything else in a foreign JSON is unknown."""
-    if isinstance(field, list) and len(field) == 4 and all(isinstance(part, NUMBERS) for part in field):
-        return field
-    return None
+    """A field of view as our archive step writes it; anything else in a foreign JSON is unknown.
+
+    JSON of others may hold NaN and numbers of 400 digits; a centre far away and a radius of nothing mean
+    nothing either.
+    """
+    if not isinstance(field, list) or len(field) != 4 or not all(type(part) in NUMBERS for part in field):
+        return None
+    if not all(abs(part) <= FARTHEST for part in field):  # which no NaN is
+        return None
+    return field if min(field[2:]) >= LEAST_RADIUS else None
 
 
 class Stream:

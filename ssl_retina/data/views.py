@@ -123,8 +123,10 @@ def finish(
         full = 255 if changes.colours is None and changes.cameras is None else 1
         if full == 1:
             changes.apply(pixels.div_(255).flatten(0, 1))
-        shift = torch.tensor(mean, device=device).mul(full).view(3, 1, 1)
-        scale = torch.tensor(std, device=device).mul(full).view(3, 1, 1)
+        # made on the device, they would be waited for
+        shift, scale = (
+            torch.tensor(level).mul(full).view(3, 1, 1).to(device, non_blocking=True) for level in (mean, std)
+        )
         return (pixels - shift) / scale
 
     changes, local = _Changes.of(batch, batch.global_views, batch.field_of_view, first=0), None

@@ -107,9 +107,9 @@ def _batches(session: Session, meter: Meter) -> Iterator[Batch]:
     )
     device = dist.device()
     while True:
-        with meter.waiting():
-            raw = next(source)
-        yield finish(raw, device=device)
+        with meter.waiting():  # on a GPU the changes of light and colour are only asked for here
+            batch = finish(next(source), device=device)
+        yield batch
 
 
 def _hopeless(progress: Progress) -> str:

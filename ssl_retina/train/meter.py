@@ -33,7 +33,7 @@ class Meter:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around the call that waits for the next micro-batch."""
+        """Around what waits for the next micro-batch and brings it to the device."""
         begin = time.monotonic()
         yield
         self._waited += time.monotonic() - begin

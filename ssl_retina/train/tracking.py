@@ -21,7 +21,7 @@ from ssl_retina.config import Run
 
 METRICS = "metrics.jsonl"
 WANDB_ID = "wandb-id"
-PRIVATE = ("out", "data.shards", "data.exclude", "data.cache", "tracking.labels")
+PRIVATE = ("out", "data.shards", "data.proportions", "data.exclude", "data.cache", "tracking.labels")
 """Paths of this machine: they stay out of what a dashboard gets."""
 
 Line = Mapping[str, Any]

@@ -20,7 +20,7 @@ import torch
 
 from ssl_retina import config, shard_index, shards
 from ssl_retina.contract import Batch, ViewSpec
-from ssl_retina.data import recipes, views
+from ssl_retina.data import recipes, stream, views
 from ssl_retina.data.geometry import Crop
 from ssl_retina.data.loader import Source, open_source
 from ssl_retina.data.recipes import Recipe
@@ -524,3 +524,22 @@ def test_loader_processes_die_with_a_killed_parent(folder: Path, tmp_path: Path)
         process.kill()
         process.wait(timeout=60)
         assert _gone(children)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        [float("nan"), 24, 20, 20],
+        [24, float("nan"), 20, 20],
+        [float("inf"), 24, 20, 20],
+        [24, 24, 10**400, 20],
+        [24, 24, 1e-300, 20],
+        [24, 24, -20, 20],
+        [True, 24, 20, 20],
+        [24, 24, 20],
+        "24",
+    ],
+)
+def test_a_field_of_view_that_means_nothing_is_unknown(field: object) -> None:
+    assert stream._four_numbers(field) is None
+    assert stream._four_numbers([24, 24.5, 20, 20]) == [24, 24.5, 20, 20]

@@ -121,14 +121,17 @@ def test_equal_weights_change_nothing(window: int | None, weight: int) -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("window", [1, 2, 4, 5])
 def test_few_shards_are_open_at_a_time(window: int, weighted: bool) -> None:
-    """A shard is opened once an epoch, and closed before more than `window` others are."""
+    """A shard is opened once an epoch, and closed before more than `window` others are.
+
+    Windows are as large as each other: 3 and 2 of 5 shards where 4 are allowed.
+    """
     order = _order(1200, window=window, weights=_weights(1200) if weighted else None)
     opened_first = set()
     for epoch in _epochs(order, 6):
         runs = np.searchsorted(order.runs.starts, epoch, side="right") - 1
         spans = [np.flatnonzero(runs == run)[[0, -1]] for run in np.unique(runs)]
         crowd = [sum(first <= place <= last for first, last in spans) for place in range(len(runs))]
-        assert max(crowd) == window
+        assert max(crowd) == -(-len(spans) // -(-len(spans) // window)) <= window
         assert window == 1 or (np.diff(np.sort(epoch[: len(epoch) // 3])) > 0).any()
         assert window == 1 or (np.diff(runs) != 0).sum() > 100
         opened_first.add(runs[0])
@@ -189,6 +192,15 @@ def test_the_orders_with_weights_and_windows_are_the_recorded_ones() -> None:
     ]
     assert found == [
         [1009, 990, 849, 931, 821, 833, 382, 688],
-        [772, 812, 763, 258, 296, 191, 197, 259],
-        [817, 832, 747, 186, 298, 302, 285, 267],
+        [135, 705, 733, 226, 243, 252, 251, 227],
+        [814, 759, 818, 281, 298, 302, 285, 267],
     ]
+
+
+def test_no_window_is_left_with_a_single_shard() -> None:
+    """17 shards, 16 at a time at most: 8 and 9."""
+    shards = np.stack([np.zeros(17, np.int64), np.arange(17)], axis=1)
+    order = Order(0, Runs(np.arange(18) * 10, shards), window=16)
+    first, second = order.shards(0, 80), order.shards(80, 170)
+    assert (len(first), len(second)) == (8, 9)
+    assert not set(first) & set(second)

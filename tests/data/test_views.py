@@ -2,12 +2,14 @@
 
 import math
 import random
+from typing import Any
 
 import factory
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssl_retina.contract import Batch, ViewSpec
 from ssl_retina.data import geometry, recipes, views
@@ -215,3 +217,35 @@ def test_the_asked_crop_replaces_the_recipes(recipe: str) -> None:
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 512**2
         assert 0.497 < areas.min() < 0.503
         assert 0.597 < areas.max() < 0.603
+
+
+class _Copies(TorchDispatchMode):
+    """Counts copies from the processor to a device that the processor would wait for."""
+
+    waiting = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = str(func).split(".")[1]
+        moved = name == "_to_copy" and str(kwargs.get("device")) == "meta" and args[0].device.type == "cpu"
+        written = name == "copy_" and args[0].device.type == "meta" and args[1].device.type == "cpu"
+        self.waiting += bool((moved or written) and not kwargs.get("non_blocking"))
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("recipe", sorted(recipes.RECIPES))
+def test_the_device_is_never_waited_for(recipe: str) -> None:
+    spec, places, scans = ViewSpec(recipe, 2, 32), torch.arange(64), [False] * 64
+    batch = Batch(
+        global_views=torch.zeros((2, 64, 32, 32, 3), dtype=torch.uint8).permute(0, 1, 4, 2, 3),
+        local_views=None,
+        keys=("k",) * 64,
+        position=places,
+        group=places,
+        field_of_view=torch.full((2, 64, 4), 16.0),
+        colours=views.colours(spec, 0, places, scans=scans),
+        cameras=views.cheap_cameras(spec, 0, places, scans=scans),
+    )
+    with _Copies() as copies:
+        views.finish(batch, device=torch.device("meta"))
+    assert copies.waiting == 0
