@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -76,6 +77,12 @@ def cut(pixels: Pixels, where: Pose, out: Pixels) -> None:
         _turn(pixels, where, view)
     if where.flipped:
         view.copy_(view.flip(3))
+
+
+def shrink(pixels: Pixels, out: Pixels) -> None:
+    """Write the whole image into `out` (size, size, 3) with Pillow's own filter, as timm's transforms do."""
+    image = Image.fromarray(pixels).resize((out.shape[1], out.shape[0]), Image.Resampling.BICUBIC)
+    out[:] = np.asarray(image)
 
 
 def _planes(pixels: Pixels) -> Tensor:

@@ -87,7 +87,8 @@ def draw(
     """Write sample `number`'s views into `out`, one (size, size, 3) each, from one decoding.
 
     All poses are drawn before: where every crop is large enough, the photograph is decoded at a part of its
-    size (`cutting.share`); a whole image, by which probes judge, never is. Gives each view's field of view,
+    size (`cutting.share`); a whole image, by which probes judge, never is, and Pillow itself resizes it, as
+    plain timm does. Gives each view's field of view,
     NaN if unknown. `scan`: the image is an OCT B-scan, which is hardly turned. Raises Undecodable.
     """
     width, height = encoded.width, encoded.height
@@ -100,7 +101,10 @@ def draw(
     followed = []
     for view, pose, place in zip(drawn, poses, out, strict=True):
         where = cutting.shrunk(pose, share, width=width, height=height)
-        cutting.cut(pixels, where, place)
+        if view.crop is None and pose.angle == 0 and not pose.flipped:
+            cutting.shrink(pixels, place)
+        else:
+            cutting.cut(pixels, where, place)
         followed.append(geometry.follow(field, where, view.size))
     return followed
 
