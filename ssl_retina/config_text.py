@@ -147,7 +147,7 @@ def _scalar(node: yaml.Node) -> Any:
 def _override(text: str, values: dict[str, Any], places: dict[Key, str], problems: list[str]) -> None:
     name, equals, raw = text.partition("=")
     key = tuple(name.strip().split("."))
-    if not equals or not all(key):
+    if not equals or not all(key) or "://" in name:
         problems.append(f"{masked(text)!r}: an override is written section.key=value   [command line]")
         return
     try:

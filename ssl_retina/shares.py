@@ -39,10 +39,11 @@ def checked(value: object, info: ValidationInfo) -> object:
             wrong.insert(0, f"{len(value)} numbers for {len(paths)} sets of data.shards")
     else:
         wrong = [
-            f"{value!r} is neither a list of numbers, one for each of data.shards, nor a mapping to them"
+            f"{masked(repr(value))} is neither a list of numbers, one for each of data.shards, nor a "
+            "mapping to them"
         ]
     if wrong:
-        raise ValueError(masked("; ".join(wrong)))
+        raise ValueError("; ".join(wrong))
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -67,7 +68,7 @@ def _wrong_names(given: Sequence[str], paths: Sequence[Named]) -> list[str]:
     called = [_names(path, paths) for path in paths]
     known = [name for names in called for name in names]
     wrong = [
-        f"no set of data.shards is called {name!r}{config_text.did_you_mean(name, known)}"
+        f"no set of data.shards is called {masked(name)!r}{config_text.did_you_mean(name, known)}"
         for name in given
         if name not in known
     ]
@@ -80,7 +81,7 @@ def _wrong_names(given: Sequence[str], paths: Sequence[Named]) -> list[str]:
 
 def _wrong_numbers(given: Mapping[object, object]) -> list[str]:
     return [
-        f"{name}: {number!r} is no number above 0"
+        f"{masked(str(name))}: {masked(repr(number))} is no number above 0"
         for name, number in given.items()
         if not isinstance(number, int | float) or isinstance(number, bool) or not 0 < number < math.inf
     ]

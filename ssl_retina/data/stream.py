@@ -24,7 +24,7 @@ from ssl_retina.data import recipes, views
 from ssl_retina.data.geometry import View
 from ssl_retina.data.images import Encoded, Undecodable, opened
 from ssl_retina.data.order import Order
-from ssl_retina.errors import ShardError
+from ssl_retina.errors import InputError, ShardError
 from ssl_retina.shards import Index, Reader
 
 REPLACEMENTS_IN_A_ROW = 100
@@ -141,10 +141,10 @@ class Stream:
         return self.order.seed
 
     def __getitem__(self, positions: Positions) -> Loaded:
-        """The batch of these positions; a ShardError becomes its message, so that it crosses processes."""
+        """The batch of these positions; what the user can mend becomes its message, to cross processes."""
         try:
             return self.load(positions)
-        except ShardError as error:
+        except (ShardError, InputError) as error:
             return Loaded(None, trouble=str(error))
 
     def load(self, positions: Positions) -> Loaded:

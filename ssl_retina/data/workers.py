@@ -22,6 +22,8 @@ from ssl_retina.data.stream import Loaded, Positions, Stream
 from ssl_retina.errors import StateError
 
 PREFETCH = 2
+OWN = "in DataLoader worker process"
+"""What torch says of an error that a living worker raised; one of its pinning thread is not among them."""
 
 _OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -42,6 +44,8 @@ def load(stream: Stream, asked: Iterable[Positions], *, workers: int, rank: int 
             yield loaded
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
         # a dead worker also takes along what it had already put into shared memory
+        if OWN in str(error):  # torch raises it again, as the type that it had there
+            raise
         if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
             raise
         came = f"after sample {last} had come" if last else "before a sample came"

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ssl_retina import dist
+from ssl_retina.data.remote.fetching import say
 from ssl_retina.data.remote.sets import AT_ONCE, RemoteSet
-from ssl_retina.errors import ShardError
+from ssl_retina.errors import InputError, ShardError
 from ssl_retina.shards import Index, Shard
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 1 << 6, 1 << 13
@@ -51,8 +52,9 @@ class Ahead:
         self._begin_plan()
         self._later: dict[str, float] = {}
         self._looked = time.monotonic()
+        self._told: dict[str, float] = {}
         self._closed = threading.Event()
-        self._problem: ShardError | None = None
+        self._problem: ShardError | InputError | None = None
         for _ in range(AT_ONCE):
             threading.Thread(target=self._work, name="fetch ahead", daemon=True).start()
 
@@ -76,10 +78,12 @@ class Ahead:
                 continue
             try:
                 os.close(need.remote(need.shard))
-            except ShardError:  # told where it failed
+            except (ShardError, InputError, OSError) as error:
                 with self._lock:
                     self._later[need.name] = time.monotonic() + RETRY_SECONDS
                     self._missing[need.name] = need
+                    self._tell("failed", f"not fetched ahead, tried again later: {error}")
+                self._closed.wait(IDLE_SECONDS)  # what fails for one shard often fails for all
 
     def _next(self) -> Need | None:
         """The first coming shard that is not there and that no thread of ours fetches."""
@@ -134,8 +138,15 @@ class Ahead:
         try:
             for remote in self._remotes if due else ():
                 remote.refuse_another()
-        except ShardError as error:
+        except (ShardError, InputError) as error:
             self._problem = error
+
+    def _tell(self, kind: str, text: str) -> None:
+        """A line on stderr, of each kind not more often than the address is looked at."""
+        now = time.monotonic()
+        if now - self._told.get(kind, -LOOK_SECONDS) >= LOOK_SECONDS:
+            self._told[kind] = now
+            say(text)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -92,7 +91,7 @@ class RemoteSet:
         """Raise ShardError where the address has another index by now; nothing where it does not answer."""
         try:
             content = self._index(replace(self.patience, attempts=1))
-        except ShardError:
+        except (ShardError, OSError):
             return
         if hashlib.sha256(content).hexdigest() != self.digest:
             raise ShardError(f"{self.address} was indexed anew since the run started: start again")
@@ -102,7 +101,8 @@ class RemoteSet:
         return lambda part: fetch(self.transport, wanted, part, self.patience)
 
     def _index(self, patience: Patience) -> bytes:
-        with tempfile.TemporaryFile(dir=self.cache.folder) as stream:
+        # in memory: a full disk must not hide that the set is another one by now
+        with open(os.memfd_create("index"), "r+b") as stream:
             part = Part(stream.fileno())
             fetch(self.transport, Wanted(shards.INDEX_NAME, INDEX_LIMIT), part, patience)
             return os.pread(stream.fileno(), part.done, 0)
@@ -123,7 +123,10 @@ def opened(address: Address, folder: Path | None, gib: float) -> Index:
     """
     cache = Cache((folder or _default()).absolute(), int(gib * GIB))
     cache.claim()
-    return RemoteSet(address, cache, PATIENCE).read()
+    try:
+        return RemoteSet(address, cache, PATIENCE).read()
+    except OSError as error:
+        raise InputError(f"data.cache: {cache.folder} cannot be used ({error.strerror})") from None
 
 
 def kept(address: Address, digest: str, folder: Path | None) -> Path | None:
