@@ -98,7 +98,6 @@ def stream(
 
 def _tell_stream(name: str, one: dict[str, Any]) -> None:
     low, high = min(one["ratios"]), max(one["ratios"])
-    memory = "" if one["memory_gib"] is None else f"; {one['memory_gib']:.1f} GiB"
     console.note(
         f"{name}: {one['ratio']:.1f} times plain ({low:.1f} to {high:.1f} over the rounds), "
         f"{one['ratio_to_tensors']:.1f} times tensors; {one['ratio_with_device']:.1f} times plain with the "
