@@ -141,8 +141,9 @@ class Source:
         assert 0 <= rank < world, (rank, world)
         starts = itertools.count(start + rank * micro_batch, world * micro_batch)
         asked = (as_positions(first, micro_batch) for first in starts)
-        needs = self._stream.order.shards
-        with remote.ahead(needs, self.indexes, start=start, epoch=self.samples) as moved:
+        order, epoch = self._stream.order, self.samples
+        used = order.runs.shards.tolist()
+        with remote.ahead(order.shards, self.indexes, start=start, epoch=epoch, used=used) as moved:
             given = workers.load(self._stream, asked, workers=self._workers, rank=rank)
             for step, loaded in enumerate(given):
                 moved(start + step * world * micro_batch)

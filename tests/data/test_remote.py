@@ -493,6 +493,18 @@ def test_redirects_stay_on_http_and_take_no_password_to_another_host(
         web._followed(URL("https://host/a/x.tar"), "http://host/a/x.tar")
 
 
+def test_a_whole_redirect_to_the_same_host_keeps_user_and_password(site: Server, tmp_path: Path) -> None:
+    address = Address(site.address.replace("://", "://ann:open%40sesame@"))
+    known = remote.opened(address, tmp_path, 1.0)
+    name = known.shards[0].url
+    site.files["/b/moved.tar"] = site.files[f"/a/{name}"]
+    moved = site.address.removesuffix("/a") + "/b/moved.tar"
+    site.script[f"/a/{name}"] = [Fault(status=302, headers={"Location": moved})]
+    assert _read(known, 0) == site.files["/b/moved.tar"]
+    (asked,) = site.of("moved.tar")
+    assert asked.headers["authorization"] == site.of(name)[-1].headers["authorization"]
+
+
 def test_secrets_of_an_address_are_in_no_text(
     site: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -139,3 +139,79 @@ def test_a_worker_that_ends_is_a_lost_worker() -> None:
     stream: Any = Dying()
     with pytest.raises(StateError, match="a loader process of rank 0 was killed"):
         next(workers.load(stream, iter([np.arange(2)] * 4), workers=1))
+
+
+def test_the_rest_of_a_killed_job_does_not_count_beside_the_shard(tmp_path: Path) -> None:
+    index, _ = _set(tmp_path, "a", shards=1, limit=SIZE + SIZE // 2)
+    assert isinstance(index.opener, sets.RemoteSet)
+    (tmp_path / "a" / ".0.tar.part").write_bytes(CONTENT)  # it died after this process claimed the cache
+    opened: list[int] = []
+    remote, shard = index.opener, index.shards[0]
+    thread = threading.Thread(target=lambda: opened.append(remote(shard)), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert len(opened) == 1
+    assert os.read(opened[0], SIZE + 1) == CONTENT
+    os.close(opened[0])
+
+
+def test_planning_ends_when_every_shard_is_planned(
+    tmp_path: Path, quick: None, ended: Callable[..., fetch_ahead.Ahead]
+) -> None:
+    index, _ = _set(tmp_path, "a", shards=6, limit=1000)
+    furthest = [0]
+
+    def needs(start: int, stop: int) -> list[tuple[int, int]]:
+        furthest.append(stop)
+        return [(0, number) for number in range(6) if number != 3]
+
+    used = [(0, number) for number in range(6) if number != 3]
+    ended(needs, [index], start=0, epoch=10_000_000, used=used)
+    _until(lambda: len(list(tmp_path.glob("*/*.tar"))) == 5)
+    time.sleep(0.2)
+    assert max(furthest) == fetch_ahead.SMALLEST_CHUNK
+
+
+def test_two_runs_that_evict_each_other_are_told_once(
+    tmp_path: Path,
+    quick: None,
+    ended: Callable[..., fetch_ahead.Ahead],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    made = [_set(tmp_path, name, shards=7, limit=1000) for name in "ab"]  # 7 fit in, 14 do not
+    first = ended(_in_turn(7), [made[0][0]], start=0, epoch=7)
+    _until(lambda: len(made[0][1].asked) == 7)
+    for position in range(40):  # alone, nobody complains
+        first.moved(position)
+        time.sleep(0.02)
+    assert len(made[0][1].asked) == 7
+    assert capfd.readouterr().err == ""
+    both = [first, ended(_in_turn(7), [made[1][0]], start=0, epoch=7)]
+    position = iter(range(40, 10_000))
+
+    def again() -> bool:
+        at = next(position)
+        for one in both:
+            one.moved(at)
+        return all(len(source.asked) > 40 for _, source in made)
+
+    _until(again)
+    told = capfd.readouterr().err
+    assert 1 <= told.count("another run uses this cache") <= 2  # each says it once
+
+
+def test_a_run_alone_in_a_cache_smaller_than_its_set_is_told_nothing(
+    tmp_path: Path,
+    quick: None,
+    ended: Callable[..., fetch_ahead.Ahead],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    index, source = _set(tmp_path, "a", shards=20, limit=500)
+    run = ended(
+        lambda start, stop: [(0, n // 10 % 20) for n in range(start, stop)], [index], start=0, epoch=200
+    )
+    for position in range(0, 600, 5):
+        run.moved(position)
+        time.sleep(0.02)
+    assert len(source.asked) > 25
+    assert capfd.readouterr().err == ""

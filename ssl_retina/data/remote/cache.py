@@ -81,6 +81,7 @@ class Cache:
         failed = _failed_of(path)
         try:
             if size is not None:
+                os.ftruncate(part, 0)  # the rest of a killed process would count beside what it becomes
                 self._admit(path, part, size)
             arrived = Part(part)
             fetch(arrived)

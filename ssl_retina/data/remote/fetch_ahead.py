@@ -22,6 +22,12 @@ LOOK_SECONDS = 600.0
 """The address is asked this often whether its set is still the one that the run began with."""
 RETRY_SECONDS = 30.0
 IDLE_SECONDS = 1.0
+MOST_LOST = 4
+"""So many shards may leave the cache between two plans that both hold them: an evaluation needs room, too."""
+OTHERS = (
+    "shards leave the cache before they are read and are fetched again, most likely since "
+    "another run uses this cache: give each run a data.cache of its own, or raise data.cache_gib"
+)
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,27 @@ Coming = Callable[[int, int], Sequence[tuple[int, int]]]
 
 
 class Ahead:
-    """AT_ONCE threads that fetch what comes next. `epoch`: positions after which all shards have come."""
+    """AT_ONCE threads that fetch what comes next; see `ahead`."""
 
-    def __init__(self, needs: Coming, indexes: Sequence[Index], *, start: int, epoch: int) -> None:
+    def __init__(
+        self,
+        needs: Coming,
+        indexes: Sequence[Index],
+        *,
+        start: int,
+        epoch: int,
+        used: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         self._needs, self._indexes, self._epoch = needs, indexes, epoch
         self._remotes = [index.opener for index in indexes if isinstance(index.opener, RemoteSet)]
+        named = used or [
+            (number, shard) for number, one in enumerate(indexes) for shard in range(len(one.shards))
+        ]
+        self._whole = sum(isinstance(indexes[number].opener, RemoteSet) for number, _ in named)
         self._lock = threading.Lock()
         self._position = start
+        self._there: set[str] = set()
+        self._lost = 0
         self._begin_plan()
         self._later: dict[str, float] = {}
         self._looked = time.monotonic()
@@ -78,6 +98,8 @@ class Ahead:
                 continue
             try:
                 os.close(need.remote(need.shard))
+                with self._lock:
+                    self._there.add(need.name)
             except (ShardError, InputError, OSError) as error:
                 with self._lock:
                     self._later[need.name] = time.monotonic() + RETRY_SECONDS
@@ -95,7 +117,7 @@ class Ahead:
                 if self._later.get(name, 0.0) <= now:
                     del self._missing[name]
                     return need
-            if self._scanned >= self._epoch or self._room <= 0:
+            if self._scanned >= self._epoch or self._room <= 0 or len(self._plan) == self._whole:
                 return None
             self._extend_plan()
 
@@ -104,6 +126,7 @@ class Ahead:
         self._room = self._remotes[0].cache.limit
         self._plan: set[str] = set()
         self._missing: dict[str, Need] = {}
+        self._before, self._there = self._there, set()
 
     def _extend_plan(self) -> None:
         """Look a little further, while the cache holds what is needed up to there.
@@ -124,11 +147,16 @@ class Ahead:
             if self._room < 0:
                 break
             self._plan.add(need.name)
-            used = time.time_ns() - 1000 * len(self._plan)
+            now = time.time_ns() - 1000 * len(self._plan)
             try:
-                os.utime(need.name, ns=(used, used))
+                os.utime(need.name, ns=(now, now))
+                self._there.add(need.name)
             except FileNotFoundError:
                 self._missing[need.name] = need
+                self._lost += need.name in self._before
+        if self._lost >= MOST_LOST:
+            self._lost = 0
+            self._tell("lost", OTHERS)
 
     def _look(self) -> None:
         """Now and then: is the set at each address still the same?"""
@@ -151,18 +179,24 @@ class Ahead:
 
 @contextlib.contextmanager
 def ahead(
-    needs: Coming, indexes: Sequence[Index], *, start: int, epoch: int
+    needs: Coming,
+    indexes: Sequence[Index],
+    *,
+    start: int,
+    epoch: int,
+    used: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[Callable[[int], None]]:
     """Fetch ahead while positions are read from `start` on; gives what is told every position reached.
 
-    epoch: positions after which all shards have come. Does nothing where all sets lie in folders, and on all
+    epoch: positions after which all shards have come. used: set and shard of all that ever come; None for all
+    shards of the sets. Does nothing where all sets lie in folders, and on all
     but one rank of each node.
     """
     anywhere = any(isinstance(index.opener, RemoteSet) for index in indexes)
     if not anywhere or dist.local_rank() != 0:
         yield lambda position: None
         return
-    fetcher = Ahead(needs, indexes, start=start, epoch=epoch)
+    fetcher = Ahead(needs, indexes, start=start, epoch=epoch, used=used)
     try:
         yield fetcher.moved
     finally:

@@ -73,9 +73,10 @@ class Web:
     async def _answered(self, name: str, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer behind all redirects, its body still to be read. Raises BusyError, ShardError."""
         session = await self._files.set_session()
-        url, home = URL(self._address.of(name)), True
+        url = first = URL(self._address.of(name))
         plain = {"User-Agent": f"ssl-retina/{__version__}", "Accept-Encoding": "identity", **headers}
         for _ in range(REDIRECTS + 1):
+            home = url.origin() == first.origin()
             own = self._own if home else {}  # what belongs to the user goes to their own host only
             options = {**own, "headers": {**own.get("headers", {}), **plain}, "allow_redirects": False}
             with self._failures():
@@ -84,8 +85,9 @@ class Web:
                         self._check(response, name)
                         yield response
                         return
-                    onward = self._followed(url, response.headers.get("Location", ""))
-            url, home = onward, onward.origin() == URL(self._address.of(name)).origin()
+                    url = self._followed(url, response.headers.get("Location", ""))
+            if url.user is None and url.origin() == first.origin():
+                url = url.with_user(first.user).with_password(first.password)
         raise ShardError(f"{self.shown} sends {name} in circles: more than {REDIRECTS} redirects")
 
     def _followed(self, url: URL, location: str) -> URL:
