@@ -187,10 +187,10 @@ def test_two_runs_that_evict_each_other_are_told_once(
     assert len(made[0][1].asked) == 7
     assert capfd.readouterr().err == ""
     both = [first, ended(_in_turn(7), [made[1][0]], start=0, epoch=7)]
-    position = iter(range(40, 10_000))
+    coming = iter(range(40, 10_000))
 
     def again() -> bool:
-        at = next(position)
+        at = next(coming)
         for one in both:
             one.moved(at)
         return all(len(source.asked) > 40 for _, source in made)
