@@ -234,7 +234,7 @@ def _plan(
     micro_batch = setup.micro_batch_of(run, world)
     method, views = setup.build_method(run)
     source = open_source(run.data.model_copy(update={"workers": 0}), views, seed=run.seed)
-    setup.refuse_repeats(run, source)
+    refused = _refusal(run, source, looking=picture is not None)
     source.verify(hashes=False)
     if picture is not None and dist.is_first():
         draw = view_sheet.write_every if every_recipe else view_sheet.write
@@ -257,9 +257,22 @@ def _plan(
         "samples_seen": seen,
         "epochs": round(seen / source.samples, 2),
         "epoch": source.epoch.as_json(),
-        "remarks": source.epoch.sentences() + setup.remarks(run, source, micro_batch),
+        "remarks": [*refused, *source.epoch.sentences(), *setup.remarks(run, source, micro_batch)],
         **({} if picture is None else {"views": str(picture)}),
     }
+
+
+def _refusal(run: Any, source: Any, *, looking: bool) -> list[str]:
+    """That training would not begin with so few photographs; only whoever looks at views goes on then."""
+    from ssl_retina.train import setup
+
+    try:
+        setup.refuse_repeats(run, source)
+    except InputError as error:
+        if not looking:
+            raise
+        return [f"pretrain would refuse this: {error}"]
+    return []
 
 
 def _count(module: Any) -> int:

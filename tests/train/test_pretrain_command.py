@@ -87,6 +87,12 @@ def test_check_refuses_a_batch_that_would_contrast_a_photograph_with_itself(shar
     method = ["data.batch_size=64", "method={name: simclr, projector_hidden: 32, projector_out: 16}"]
     with pytest.raises(InputError, match=r"data.batch_size \(64\) must be at most the 42 photographs"):
         ask("check", *(word for word in typed(shards) if not word.startswith("method.")), *method)
+    picture = shards.parent / "few.png"  # of a config that is made for a larger archive
+    words = [word for word in typed(shards) if not word.startswith("method.")]
+    said = json.loads(ask("check", *words, *method, "--views", str(picture), "--json"))
+    assert picture.is_file()
+    assert said["remarks"][0].startswith("pretrain would refuse this: data.batch_size (64)")
+    picture.unlink()
 
 
 def test_check_needs_no_run_folder(shards: Path) -> None:
