@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = (
     {
         "addresses",
+        "http_rules",
         "errors",
         "contract",
         "dist",

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ssl_retina.errors import StateError
+
 QUIET = 0.002
 """Seconds of the processor, in a tenth of a second, below which processes count as waiting."""
 
@@ -21,11 +23,19 @@ def _clock(process: int) -> int:
     return (~process << 3) | 2
 
 
-def settle(processes: Sequence[int], patience: float = 60.0) -> None:
-    """Wait until none of them computes: until loaders have filled their queues."""
+def settle(processes: Sequence[int], patience: float = 300.0) -> None:
+    """Wait until none of them computes: until loaders have filled their queues.
+
+    Raises StateError where they do not come to rest: what would be measured then is not what was asked for.
+    """
     until = time.monotonic() + patience
     quiet, last = 0, seconds(processes)
-    while quiet < 2 and time.monotonic() < until:
+    while quiet < 2:
+        if time.monotonic() >= until:
+            raise StateError(
+                f"loader processes do not come to rest within {patience:g} s: this machine is too busy to "
+                "measure on; try again, or with fewer --workers"
+            )
         time.sleep(0.1)
         now = seconds(processes)
         quiet = quiet + 1 if now - last < QUIET else 0

@@ -27,6 +27,7 @@ from ssl_retina.archive.readers import images
 from ssl_retina.archive.rejection import Rejected
 from ssl_retina.archive.scan import scan
 from ssl_retina.archive.settings import Settings
+from ssl_retina.bench.plans import require_positive
 from ssl_retina.errors import InputError
 
 PARTS = ("read", "decode", "field_of_view", "encode", "hash", "judge")
@@ -47,9 +48,7 @@ class Plan:
     settings: Settings = dataclasses.field(default_factory=Settings)
 
     def __post_init__(self) -> None:
-        for name in ("files", "rounds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} {getattr(self, name)}: at least 1")
+        require_positive(self, "files", "rounds")
 
 
 def measure(folder: Path, plan: Plan, advance: Callable[[int], None]) -> dict[str, Any]:

@@ -5,10 +5,9 @@ share of what matrices reach on this device, and memory; all of one run, in turn
 the device already: data is `bench stream`'s matter.
 """
 
-import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_retina import dist
+from ssl_retina.bench.plans import require_positive
 from ssl_retina.config import Run
 from ssl_retina.contract import Batch, Clock, Method, ViewSpec
-from ssl_retina.errors import InputError
 from ssl_retina.train import optim, setup
 from ssl_retina.train.engine import Engine
 
@@ -38,9 +37,7 @@ class Plan:
     rounds: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("batch", "steps", "rounds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} {getattr(self, name)}: at least 1")
+        require_positive(self, "batch", "steps", "rounds")
 
 
 class Trainer(Protocol):
@@ -166,19 +163,12 @@ def _adamw(method: nn.Module, run: Run) -> torch.optim.AdamW:
 
 def _seconds(trainer: Trainer, run: Run, steps: int) -> float:
     """Of the clock: what a GPU computes is waited for, and no other process's rest counts."""
-    with _waited():
-        begin = time.perf_counter()
-        for number in range(steps):
-            trainer.step(Clock(number, run.train.steps, run.seed))
-        _wait()
-        return time.perf_counter() - begin
-
-
-@contextlib.contextmanager
-def _waited() -> Iterator[None]:
     _wait()
-    yield
+    begin = time.perf_counter()
+    for number in range(steps):
+        trainer.step(Clock(number, run.train.steps, run.seed))
     _wait()
+    return time.perf_counter() - begin
 
 
 def _wait() -> None:
@@ -201,11 +191,11 @@ def matrix_rate(precision: str) -> float:
     left, right = (torch.randn((side, side), device=device).to(kind) for _ in range(2))
     taken = []
     for _ in range(3 + 10):
-        with _waited():
-            begin = time.perf_counter()
-            torch.matmul(left, right)
-            _wait()
-            taken.append(time.perf_counter() - begin)
+        _wait()
+        begin = time.perf_counter()
+        torch.matmul(left, right)
+        _wait()
+        taken.append(time.perf_counter() - begin)
     return 2 * side**3 / statistics.median(taken[3:])
 
 

@@ -24,6 +24,7 @@ import torch
 
 from ssl_retina import config
 from ssl_retina.bench import pipelines, processes, stages
+from ssl_retina.bench.plans import require_positive
 from ssl_retina.bench.stages import Seconds
 from ssl_retina.contract import ViewSpec
 from ssl_retina.data.loader import Source, open_source
@@ -58,9 +59,7 @@ class Plan:
     recipes: tuple[str, ...] = tuple(RECIPES)
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "images", "batch", "workers"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} {getattr(self, name)}: at least 1")
+        require_positive(self, "rounds", "images", "batch", "workers")
         unknown = [name for name in self.recipes if name not in RECIPES]
         if unknown:
             raise InputError(f"--recipe {unknown[0]}: no such recipe; one of: {', '.join(RECIPES)}")

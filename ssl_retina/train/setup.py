@@ -161,10 +161,10 @@ def build_method(run: Run) -> tuple[nn.Module, ViewSpec]:
 
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
-    """Kernels that give the same bits again; where a GPU has none, PyTorch warns and takes the other."""
+    """Kernels that give the same bits again; an operation that has none on a GPU is an error there."""
     fill: Any = torch.utils.deterministic  # a module that its stubs do not know
     before = torch.are_deterministic_algorithms_enabled(), fill.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=False)
+    torch.use_deterministic_algorithms(True)
     fill.fill_uninitialized_memory = False  # every read value is written first
     try:
         yield

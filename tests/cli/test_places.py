@@ -28,11 +28,22 @@ def test_verbs_of_folders_refuse_addresses(arguments: tuple[str, ...]) -> None:
     assert "sesame" not in message
 
 
-def test_other_verbs_and_folders_pass() -> None:
-    places.refuse_addresses(("pull", "https://host/model", "models"))
-    places.refuse_addresses(("pretrain", "a.yaml", "data.shards=https://host/set"))
-    places.refuse_addresses(("inspect", "out/shards"))
-    places.refuse_addresses(())
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pull", "https://host/model", "models"),
+        ("pretrain", "a.yaml", "data.shards=https://host/set"),
+        ("inspect", "out/shards"),
+        (),
+    ],
+)
+def test_other_verbs_and_folders_are_not_refused(arguments: tuple[str, ...]) -> None:
+    refused = []
+    try:
+        places.refuse_addresses(arguments)
+    except InputError as error:
+        refused.append(str(error))
+    assert refused == []
 
 
 def test_the_sentence_is_all_that_is_shown() -> None:

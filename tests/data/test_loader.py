@@ -17,6 +17,7 @@ import factory
 import numpy as np
 import pytest
 import torch
+from rank_parts import put_together
 
 from ssl_retina import config, shard_index, shards
 from ssl_retina.contract import Batch, ViewSpec
@@ -52,17 +53,6 @@ def _global_batches(source: Source, start: int, steps: int, world: int, batch: i
     return [[parts[rank][step] for rank in range(world)] for step in range(steps)]
 
 
-def _joined(parts: list[Batch]) -> Batch:
-    return Batch(
-        torch.cat([part.global_views for part in parts], 1),
-        None,
-        tuple(key for part in parts for key in part.keys),
-        torch.cat([part.position for part in parts]),
-        torch.cat([part.group for part in parts]),
-        torch.cat([part.field_of_view for part in parts], 1),
-    )
-
-
 def _assert_equal(one: Batch, other: Batch) -> None:
     assert one.keys == other.keys
     assert torch.equal(one.position, other.position)
@@ -94,7 +84,7 @@ def test_f56_f58_global_batches_hang_on_neither_ranks_nor_workers(
     expected = _global_batches(_source(folder), 29, 6, world=1)
     found = _global_batches(_source(folder, workers=workers), 29, 6, world=world)
     for one, other in zip(expected, found, strict=True):
-        _assert_equal(_joined(one), _joined(other))
+        _assert_equal(put_together(one), put_together(other))
 
 
 def test_f57_starting_anywhere_equals_having_streamed_there(folder: Path) -> None:
@@ -240,7 +230,7 @@ def test_held_out_batches_do_not_depend_on_the_ranks(
     assert len(alone) == max(min(limit, source.held_out_samples) // 8, 1)
     assert all(len(part.keys) == batch for batches in ranks for part in batches)
     found = [part for step in zip(*ranks, strict=True) for part in step]
-    joined, wanted = _joined(found), _joined(alone)
+    joined, wanted = put_together(found), put_together(alone)
     assert joined.keys == wanted.keys
     assert torch.equal(joined.global_views, wanted.global_views)
 
@@ -259,7 +249,7 @@ def test_few_held_out_samples_are_each_there_once(folder: Path, world: int, limi
     ]
     parts = [part for (part,) in ranks]
     assert {len(part.keys) for part in parts} <= {few // world, few // world + 1}
-    joined = _joined(parts)
+    joined = put_together(parts)
     assert joined.keys == alone.keys
     assert torch.equal(joined.global_views, alone.global_views)
 
@@ -274,7 +264,7 @@ def test_whole_images_by_row(folder: Path) -> None:
     rows = np.array([64, 3, 3, 10, 11])
     batches = list(_source(folder).whole(rows, batch=2))
     assert [len(batch.keys) for batch in batches] == [2, 2, 1]
-    joined = _joined(batches)
+    joined = put_together(batches)
     assert joined.keys == tuple(factory.key(int(row)) for row in rows)
     assert joined.position.tolist() == [0, 1, 2, 3, 4]
     assert torch.equal(joined.global_views[0, 1], joined.global_views[0, 2])

@@ -25,11 +25,11 @@ from ssl_retina.addresses import Address
 from ssl_retina.contract import Batch, ViewSpec
 from ssl_retina.data import remote
 from ssl_retina.data.loader import Source, open_source
-from ssl_retina.data.remote import fetch_ahead, sets
+from ssl_retina.data.remote import fetch_ahead, sets, web
 from ssl_retina.data.remote.cache import GIB, Cache
 from ssl_retina.data.remote.fetching import Patience
-from ssl_retina.data.remote.web import Web
 from ssl_retina.errors import InputError, ShardError
+from ssl_retina.http_rules import Asked
 
 SAMPLES = 60
 SPEC = ViewSpec("mae", global_views=1, global_size=24)
@@ -488,9 +488,9 @@ def test_redirects_stay_on_http_and_take_no_password_to_another_host(
         personal = {"authorization", "x-token", "x-key"}
         assert personal & set(other.asked[0].headers) == set()
         assert personal & set(site.of(name)[-1].headers) >= {"authorization", "x-token"}
-    web = Web(Address("https://host/a"), QUICK)
+    asked = Asked("https://host/a", "x.tar", ShardError)
     with pytest.raises(ShardError, match="from https to http"):
-        web._followed(URL("https://host/a/x.tar"), "http://host/a/x.tar")
+        web._onward(asked, URL("https://host/a/x.tar"), "http://host/a/x.tar")
 
 
 def test_a_whole_redirect_to_the_same_host_keeps_user_and_password(site: Server, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import factory
 import numpy as np
 import pytest
 import torch
+from rank_parts import put_together
 
 from ssl_retina import config, positions, shard_index, shards
 from ssl_retina.contract import Batch, ViewSpec
@@ -140,14 +141,7 @@ def _global(source: Source, start: int, world: int) -> Iterator[Batch]:
         for rank in range(world)
     ]
     for parts in zip(*ranks, strict=True):
-        yield Batch(
-            torch.cat([part.global_views for part in parts], 1),
-            None,
-            tuple(key for part in parts for key in part.keys),
-            torch.cat([part.position for part in parts]),
-            torch.cat([part.group for part in parts]),
-            torch.cat([part.field_of_view for part in parts], 1),
-        )
+        yield put_together(parts)
 
 
 WAYS = [

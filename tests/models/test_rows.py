@@ -38,5 +38,5 @@ def test_spread_is_scatter_into_zeros() -> None:
 def test_gradients_by_differences() -> None:
     tokens, index = (part.double() if part.is_floating_point() else part for part in _drawn())
     tokens = tokens.detach().requires_grad_(True)
-    torch.autograd.gradcheck(lambda given: rows.take(given, index), (tokens,))
-    torch.autograd.gradcheck(lambda given: rows.spread(given[:, :4], index, 11), (tokens,))
+    assert torch.autograd.gradcheck(lambda given: rows.take(given, index), (tokens,))
+    assert torch.autograd.gradcheck(lambda given: rows.spread(given[:, :4], index, 11), (tokens,))

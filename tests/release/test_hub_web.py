@@ -406,11 +406,18 @@ def test_law_11_redirects_stay_on_http(server: Server, folder: Path, tmp_path: P
 
 
 def test_law_11_https_does_not_become_http() -> None:
-    place = web.at("https://host.example/a", QUICK)
-    before, after = (httpx2.Request("GET", f"{scheme}://host.example/a") for scheme in ("https", "http"))
-    assert place._followed(after, before) is before
-    with pytest.raises(InputError, match="redirects from https to http, which is not followed"):
-        place._followed(before, after)
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(str(request.url))
+        other = {"http": "https", "https": "http"}[request.url.scheme]
+        return httpx2.Response(302, headers={"Location": f"{other}://host.example/b"})
+
+    asked: list[str] = []
+    place = web.at("http://host.example/a", QUICK)
+    connection = httpx2.Client(transport=httpx2.MockTransport(answer), follow_redirects=False)
+    refused = pytest.raises(InputError, match="redirects from https to http, which is not followed")
+    with connection, refused, place._answered(connection, contents.Wanted("x", None), {}):
+        pass
+    assert asked == ["http://host.example/a/x", "https://host.example/b"]
 
 
 def test_redirects_are_followed_but_not_in_circles(server: Server, folder: Path, tmp_path: Path) -> None:

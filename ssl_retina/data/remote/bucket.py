@@ -11,8 +11,9 @@ from typing import Any
 import fsspec
 
 from ssl_retina.addresses import Address
-from ssl_retina.data.remote.fetching import BusyError, OtherError, Part, Patience, Wanted
+from ssl_retina.data.remote.fetching import OtherError, Part, Patience, Wanted
 from ssl_retina.errors import InputError, ShardError
+from ssl_retina.http_rules import BusyError
 
 PIECE = 1 << 24
 _FOREIGN = (

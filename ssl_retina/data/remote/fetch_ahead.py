@@ -189,8 +189,7 @@ def ahead(
     """Fetch ahead while positions are read from `start` on; gives what is told every position reached.
 
     epoch: positions after which all shards have come. used: set and shard of all that ever come; None for all
-    shards of the sets. Does nothing where all sets lie in folders, and on all
-    but one rank of each node.
+    shards of the sets. Does nothing where all sets lie in folders, and on all but one rank of each node.
     """
     anywhere = any(isinstance(index.opener, RemoteSet) for index in indexes)
     if not anywhere or dist.local_rank() != 0:

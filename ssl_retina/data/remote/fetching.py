@@ -13,9 +13,9 @@ from secrets import SystemRandom
 from typing import Protocol
 
 from ssl_retina.errors import ShardError
+from ssl_retina.http_rules import BusyError
 
 BLOCK = 1 << 20
-LONGEST_ASKED_PAUSE = 60.0
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,6 @@ class Wanted:
     limit: int
     size: int | None = None
     sha256: str | None = None
-
-
-class BusyError(Exception):
-    """What another attempt may mend, perhaps after some seconds."""
-
-    def __init__(self, reason: str, after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.after = min(after, LONGEST_ASKED_PAUSE)
 
 
 class OtherError(BusyError):

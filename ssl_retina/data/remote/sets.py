@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ssl_retina import files, positions, shards
 from ssl_retina.addresses import Address
 from ssl_retina.data.remote.cache import GIB, Cache, amount
-from ssl_retina.data.remote.fetching import Part, Patience, Transport, Wanted, fetch
+from ssl_retina.data.remote.fetching import Part, Patience, Transport, Wanted, fetch, say
 from ssl_retina.errors import InputError, ShardError
 from ssl_retina.shard_index import manifest
 from ssl_retina.shards import Index, Shard
@@ -227,13 +227,19 @@ def _default() -> Path:
 
 def _remove_unused(folder: Path) -> None:
     """Remove another version of a set, which may hold photographs that were withdrawn since."""
-    with contextlib.suppress(FileNotFoundError, BlockingIOError):
+    with contextlib.suppress(FileNotFoundError, BlockingIOError):  # gone already, or in use
         descriptor = os.open(folder / shards.INDEX_NAME, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, onerror=_left)
         finally:
             os.close(descriptor)
+
+
+def _left(_: object, path: str, error: tuple[type[BaseException], BaseException, object]) -> None:
+    """Tell what of an older version could not be removed."""
+    if not isinstance(error[1], FileNotFoundError):
+        say(f"{path}, of an older version of the set, could not be removed ({error[1]}): remove it yourself")
 
 
 def _bytes(index: Index) -> int:

@@ -15,18 +15,17 @@ import fsspec
 from fsspec.asyn import sync
 from yarl import URL
 
-from ssl_retina import __version__
+from ssl_retina import __version__, http_rules
 from ssl_retina.addresses import Address
-from ssl_retina.data.remote.fetching import BLOCK, BusyError, OtherError, Part, Patience, Wanted
+from ssl_retina.data.remote.fetching import BLOCK, OtherError, Part, Patience, Wanted
 from ssl_retina.errors import ShardError
+from ssl_retina.http_rules import Asked, BusyError, Content
 
 T = TypeVar("T")
 
-REDIRECTS = 5
-BUSY = frozenset((408, 425, 429, 500, 502, 503, 504))
 AT_ONCE = 16
 LISTING_LIMIT = 1 << 24
-_RANGE = re.compile(r"bytes (?:(?P<first>\d+)-\d+|\*)/(?:(?P<total>\d+)|\*)")
+HINT = "say who you are in ~/.netrc or in fsspec's configuration (headers)"
 _LINK = re.compile(r"""href=["']?(?:\./)?([A-Za-z0-9_-][A-Za-z0-9._-]*\.tar)["'?\s>]""")
 
 
@@ -56,16 +55,14 @@ class Web:
         return found
 
     async def _receive(self, wanted: Wanted, part: Part) -> None:
-        asked = {"Range": f"bytes={part.done}-"} if part.done else {}
-        same = {"If-Range": part.mark} if part.done and part.mark else {}
-        async with self._answered(wanted.name, {**asked, **same}) as response:
-            start, total = _place(response, part.done)
-            if wanted.size is not None and total not in (None, wanted.size):
-                raise OtherError(f"it has {total} bytes, the index promises {wanted.size}")
-            if response.status == 416:  # nothing stands behind what is there
+        async with self._answered(wanted.name, http_rules.resuming(part.done, part.mark)) as response:
+            content = _content(response, part.done)
+            if wanted.size is not None and content.total not in (None, wanted.size):
+                raise OtherError(f"it has {content.total} bytes, the index promises {wanted.size}")
+            if content.ends:
                 return
-            if start == 0:
-                part.begin(_mark(response))
+            if content.start == 0:
+                part.begin(http_rules.mark(response.headers))
             async for block in response.content.iter_chunked(BLOCK):
                 part.write(block, wanted)
 
@@ -74,47 +71,24 @@ class Web:
         """The answer behind all redirects, its body still to be read. Raises BusyError, ShardError."""
         session = await self._files.set_session()
         url = first = URL(self._address.of(name))
+        asked = Asked(self.shown, name, ShardError, HINT)
         plain = {"User-Agent": f"ssl-retina/{__version__}", "Accept-Encoding": "identity", **headers}
-        for _ in range(REDIRECTS + 1):
+        for _ in range(http_rules.REDIRECTS + 1):
             home = url.origin() == first.origin()
             own = self._own if home else {}  # what belongs to the user goes to their own host only
             options = {**own, "headers": {**own.get("headers", {}), **plain}, "allow_redirects": False}
             with self._failures():
                 async with session.get(url, timeout=self._timeout, **options) as response:
                     if response.status not in (301, 302, 303, 307, 308):
-                        self._check(response, name)
+                        if response.status in http_rules.MISSING:
+                            raise ShardError(f"{name} is missing at {self.shown}")
+                        asked.check(response.status, response.headers)
                         yield response
                         return
-                    url = self._followed(url, response.headers.get("Location", ""))
+                    url = _onward(asked, url, response.headers.get("Location", ""))
             if url.user is None and url.origin() == first.origin():
                 url = url.with_user(first.user).with_password(first.password)
-        raise ShardError(f"{self.shown} sends {name} in circles: more than {REDIRECTS} redirects")
-
-    def _followed(self, url: URL, location: str) -> URL:
-        """A redirect stays on http(s), and on https where it began there."""
-        onward = url.join(URL(location))
-        if onward.scheme not in ("http", "https") or (url.scheme, onward.scheme) == ("https", "http"):
-            raise ShardError(
-                f"{self.shown} redirects from {url.scheme} to {onward.scheme}, which is not followed"
-            )
-        return onward
-
-    def _check(self, response: aiohttp.ClientResponse, name: str) -> None:
-        status = response.status
-        if status in BUSY:
-            after = response.headers.get("Retry-After", "")
-            raise BusyError(f"the server answers {status}", float(after) if after.isdecimal() else 0.0)
-        if status in (404, 410):
-            raise ShardError(f"{name} is missing at {self.shown}")
-        if status in (401, 403):
-            raise ShardError(
-                f"{self.shown} does not let you read {name} (status {status}): say who you are in ~/.netrc "
-                "or in fsspec's configuration (headers)"
-            )
-        if status not in (200, 206, 416):
-            raise ShardError(f"{self.shown} answers {name} with status {status}")
-        if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise ShardError(f"{self.shown} sends {name} in another encoding than asked for")
+        raise asked.circles()
 
     @contextlib.contextmanager
     def _failures(self) -> Any:
@@ -149,7 +123,7 @@ class Web:
         for failures in range(1, patience.attempts + 1):
             try:
                 async with self._answered(name, {"Range": "bytes=0-0"}) as response:
-                    total = _place(response, 0)[1]
+                    total = _content(response, 0).total
                     return "its size is not told" if total is None else total
             except ShardError as error:
                 return str(error)
@@ -171,19 +145,16 @@ class Web:
         return set()
 
 
-def _mark(response: aiohttp.ClientResponse) -> str:
-    """What If-Range may carry: a strong ETag, or else the time of the last change."""
-    tag = response.headers.get("ETag", "")
-    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+def _onward(asked: Asked, url: URL, location: str) -> URL:
+    """Where a redirect leads."""
+    onward = url.join(URL(location))
+    asked.follow(url.scheme, onward.scheme)
+    return onward
 
 
-def _place(response: aiohttp.ClientResponse, asked: int) -> tuple[int, int | None]:
-    """Where the answer's content belongs, and how long the file is as far as the server tells."""
-    if response.status == 200:
-        return 0, response.content_length
-    found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if found is not None and response.status == 416 and found["total"] == str(asked):
-        return asked, asked
-    if response.status == 416 or found is None or found["first"] != str(asked):
+def _content(response: aiohttp.ClientResponse, asked: int) -> Content:
+    """Where the answer's content belongs. Raises OtherError where it is of no use."""
+    found = http_rules.content(response.status, response.headers, asked)
+    if found is None:
         raise OtherError("the server cannot continue where it was cut")
-    return asked, int(found["total"]) if found["total"] else None
+    return found

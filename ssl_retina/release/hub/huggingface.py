@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import ModelInfo
 
-from ssl_retina import __version__
+from ssl_retina import __version__, http_rules
 from ssl_retina.errors import InputError, StateError
 from ssl_retina.models import pretrained
 from ssl_retina.models.pretrained import SUMS_NAME
@@ -151,7 +151,7 @@ def _info(api: HfApi, place: Place, patience: Patience) -> ModelInfo:
         try:
             return api.model_info(place.repository, revision=place.revision)
         except (HfHubHTTPError, httpx2.TransportError) as error:
-            if isinstance(error, HfHubHTTPError) and error.response.status_code not in web.BUSY:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code not in http_rules.BUSY:
                 raise
             time.sleep(patience.pause(failures))
     return api.model_info(place.repository, revision=place.revision)

@@ -5,7 +5,6 @@ or cannot continue is asked again; one that answers "no" or announces too much i
 """
 
 import contextlib
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,23 +13,20 @@ from pathlib import Path
 
 import httpx2
 
-from ssl_retina import __version__
+from ssl_retina import __version__, http_rules
 from ssl_retina.errors import InputError
+from ssl_retina.http_rules import Asked, BusyError, Content
 from ssl_retina.release.hub.contents import Wanted
 from ssl_retina.release.hub.sources import Tell, not_there, too_large, validator_of
 
 USER_AGENT = f"ssl-retina/{__version__}"
-REDIRECTS = 5
-BUSY = frozenset((408, 425, 429, 500, 502, 503, 504))
 LONGEST_PAUSE = 8.0
-LONGEST_ASKED_PAUSE = 60.0
 HOPELESS = {
     "Name or service not known": "no host has this name; check the address",
     "WRONG_VERSION_NUMBER": "the server does not speak https there; try http://",
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted; ask whoever runs the server",
 }
 """What an error says that comes again at every attempt, and what to do."""
-_RANGE = re.compile(r"bytes (?:(?P<first>\d+)-\d+|\*)/(?:(?P<total>\d+)|\*)")
 
 
 @dataclass(frozen=True)
@@ -46,28 +42,8 @@ class Patience:
         return min(LONGEST_PAUSE, self.pause_seconds * 2.0**failures)
 
 
-class BusyError(Exception):
-    """The server asks to come again, perhaps after some seconds."""
-
-    def __init__(self, reason: str, after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.after = min(after, LONGEST_ASKED_PAUSE)
-
-
 class AnewError(BusyError):
     """What had arrived cannot be continued and is gone: the file is asked for from its start."""
-
-
-@dataclass(frozen=True)
-class Body:
-    """One answer's content: where in the file it begins, and how long the file is as far as the server tells.
-
-    framed: the end of the body is announced, so that a cut is noticed by the client.
-    """
-
-    start: int
-    total: int | None
-    framed: bool
 
 
 @dataclass(frozen=True)
@@ -124,21 +100,27 @@ class Web:
         Raises BusyError where nothing new came, or where the end of the answer may be a cut.
         """
         asked, mark = _size(part), validator_of(part)
-        headers = {**self.headers, **_resuming(asked, mark)}
+        known = mark.read_text() if mark.exists() else ""
+        headers = {**self.headers, **http_rules.resuming(asked, known)}
         with self._answered(connection, wanted, headers) as response:
-            if asked and _ends_there(response, asked):
+            body = http_rules.content(response.status_code, response.headers, asked)
+            if body is not None and body.ends and asked:
                 return True
-            body = _body(response, asked, part)
+            if body is None or body.ends:
+                part.unlink(missing_ok=True)
+                raise AnewError("the server cannot continue where the part ends")
             if (body.total or 0) > wanted.limit:
                 raise too_large(self.shown, wanted, body.total or 0)
             _check_room(part, body.total, body.start)
             if body.start == 0:
                 part.write_bytes(b"")
-                mark.write_text(_validator(response))
+                mark.write_text(http_rules.mark(response.headers))
             done = self._write(response, wanted, part=part, body=body, tell=tell)
-        return _is_end(wanted, part, body=body, done=done)
+        return _is_end(wanted, part, body=body, done=done, framed=_framed(response))
 
-    def _write(self, response: httpx2.Response, wanted: Wanted, *, part: Path, body: Body, tell: Tell) -> int:
+    def _write(
+        self, response: httpx2.Response, wanted: Wanted, *, part: Path, body: Content, tell: Tell
+    ) -> int:
         """Append an answer's content to the part; gives the part's size."""
         done = body.start
         with part.open("ab") as stream:
@@ -156,36 +138,19 @@ class Web:
     ) -> Iterator[httpx2.Response]:
         """The answer behind all redirects, its body still to be read."""
         request = connection.build_request("GET", self.address(wanted.name), headers=dict(headers))
-        for _ in range(REDIRECTS + 1):
+        asked = Asked(self.shown, wanted.name, InputError)
+        for _ in range(http_rules.REDIRECTS + 1):
             response = connection.send(request, stream=True)
             with contextlib.closing(response):
                 if response.next_request is None:
-                    self._check_status(response, wanted)
+                    if response.status_code in http_rules.MISSING:
+                        raise not_there(self.shown, wanted.name)
+                    asked.check(response.status_code, response.headers)
                     yield response
                     return
-                request = self._followed(request, response.next_request)
-        raise InputError(f"{self.shown} sends {wanted.name} in circles: more than {REDIRECTS} redirects")
-
-    def _followed(self, request: httpx2.Request, onward: httpx2.Request) -> httpx2.Request:
-        """A redirect stays on http(s), and on https where it began there."""
-        before, after = request.url.scheme, onward.url.scheme
-        if after not in ("http", "https") or (before, after) == ("https", "http"):
-            raise InputError(f"{self.shown} redirects from {before} to {after}, which is not followed")
-        return onward
-
-    def _check_status(self, response: httpx2.Response, wanted: Wanted) -> None:
-        status = response.status_code
-        if status in BUSY:
-            after = response.headers.get("Retry-After", "")
-            raise BusyError(f"status {status}", float(after) if after.isdecimal() else 0.0)
-        if status in (404, 410):
-            raise not_there(self.shown, wanted.name)
-        if status in (401, 403):
-            raise InputError(f"{self.shown} does not let you read {wanted.name} (status {status})")
-        if status not in (200, 206, 416):
-            raise InputError(f"{self.shown} answers {wanted.name} with status {status}")
-        if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise InputError(f"{self.shown} sends {wanted.name} in another encoding than asked for")
+                asked.follow(request.url.scheme, response.next_request.url.scheme)
+                request = response.next_request
+        raise asked.circles()
 
 
 def client(patience: Patience) -> httpx2.Client:
@@ -218,43 +183,12 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _resuming(start: int, mark: Path) -> dict[str, str]:
-    """Ask for the rest, if the file is still the one that the part began with."""
-    if start == 0:
-        return {}
-    validator = mark.read_text() if mark.exists() else ""
-    return {"Range": f"bytes={start}-", **({"If-Range": validator} if validator else {})}
+def _framed(response: httpx2.Response) -> bool:
+    """Whether the end of the body is announced, so that a cut is noticed by the client."""
+    return response.headers.get("Content-Length", "").isdecimal() or "Transfer-Encoding" in response.headers
 
 
-def _validator(response: httpx2.Response) -> str:
-    """What If-Range may carry: a strong ETag, or else the time of the last change."""
-    tag: str = response.headers.get("ETag", "")
-    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
-
-
-def _ends_there(response: httpx2.Response, asked: int) -> bool:
-    """Whether the server says that nothing stands behind the part's end: the part is as long as the file."""
-    found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    return response.status_code == 416 and found is not None and found["total"] == str(asked)
-
-
-def _body(response: httpx2.Response, asked: int, part: Path) -> Body:
-    """Where the answer's content belongs: at the part's end, or at 0 where the server starts anew.
-
-    Raises AnewError where it is of no use; then the part is gone.
-    """
-    length = response.headers.get("Content-Length", "")
-    framed = length.isdecimal() or "Transfer-Encoding" in response.headers
-    if response.status_code == 200:
-        return Body(0, int(length) if length.isdecimal() else None, framed)
-    found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if response.status_code == 416 or found is None or found["first"] != str(asked):
-        part.unlink(missing_ok=True)
-        raise AnewError("the server cannot continue where the part ends")
-    return Body(asked, int(found["total"]) if found["total"] else None, framed)
-
-
-def _is_end(wanted: Wanted, part: Path, *, body: Body, done: int) -> bool:
+def _is_end(wanted: Wanted, part: Path, *, body: Content, done: int, framed: bool) -> bool:
     """Whether the file ends where an answer ended that nothing cut visibly.
 
     One that began at 0 and announced its end is the whole file. Otherwise the length that the range names
@@ -263,8 +197,8 @@ def _is_end(wanted: Wanted, part: Path, *, body: Body, done: int) -> bool:
     if body.total is not None:
         ends = done >= body.total
     else:
-        ends = (body.start == 0 and body.framed) or wanted.digest is None or wanted.complete(part)
-    if not ends and (done == body.start or not body.framed):
+        ends = (body.start == 0 and framed) or wanted.digest is None or wanted.complete(part)
+    if not ends and (done == body.start or not framed):
         raise BusyError(f"the answer ended at byte {done}, before the file's end")
     return ends
 
