@@ -142,6 +142,7 @@ class Train(Section):
 
     zero_stage: what is shared out over the ranks: 1 masters and moments, 2 gradients too, 3 weights too,
         for models that do not fit otherwise.
+    compile: the transformer blocks, by torch's compiler, in the first steps; needs a C++ compiler on a CPU.
     skipped_limit: non-finite steps in a row before the run stops.
     """
 
@@ -150,7 +151,17 @@ class Train(Section):
     zero_stage: Literal[1, 2, 3] = 1
     accumulate: Positive = 1
     activation_checkpointing: bool = False
+    compile: bool = False
     skipped_limit: Positive = 10
+
+    @model_validator(mode="after")
+    def _whole_blocks(self) -> "Train":
+        if self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "compile needs zero_stage 1 or 2: at stage 3 parameters come and go within a block, which "
+                "the compiler cannot see"
+            )
+        return self
 
 
 class Checkpoint(Section):

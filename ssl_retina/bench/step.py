@@ -50,15 +50,15 @@ class Trainer(Protocol):
 
 def measure(run: Run, plan: Plan, advance: Callable[[int], None]) -> dict[str, Any]:
     """Measure one config; the process group is open (`train.engine.process_group`)."""
-    before = _start_memory()
     with setup.deterministic():
         batch = drawn(setup.build_method(run)[1], plan.batch)
+        counted = flops(run, batch) / plan.batch
+        before = _start_memory()
         ways: dict[str, Trainer] = {"ours": Ours(run, batch)}
         _seconds(ways["ours"], run, WARM_UP)
         memory = _memory(before)
         ways["plain"] = Plain(run, batch)
         _seconds(ways["plain"], run, WARM_UP)
-        counted = flops(ways["plain"], run) / plan.batch
         taken: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(plan.rounds):
             for name in sorted(ways, reverse=bool(number % 2)):
@@ -78,6 +78,7 @@ def _told(run: Run, plan: Plan, taken: dict[str, list[float]], flops: float) -> 
         "image_size": run.model.image_size,
         "precision": run.train.precision,
         "zero_stage": run.train.zero_stage,
+        "compile": run.train.compile,
         "batch": plan.batch,
         "images_per_second": rate,
         "plain_images_per_second": plan.batch / median["plain"],
@@ -176,8 +177,15 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def flops(trainer: Trainer, run: Run) -> float:
-    """FLOPs of one step by torch's counter (a multiplication and an addition are 2): matrices, attention."""
+def flops(run: Run, batch: Batch) -> float:
+    """FLOPs of one step by torch's counter (a multiplication and an addition are 2): matrices, attention.
+
+    Without compilation, which the counter does not see through, and without recomputation, which is no work
+    of the model's.
+    """
+    plainest = {"compile": False, "activation_checkpointing": False}
+    counted = run.model_copy(update={"train": run.train.model_copy(update=plainest)})
+    trainer = Plain(counted, batch)
     with FlopCounterMode(display=False) as counter:
         trainer.step(Clock(0, run.train.steps, run.seed))
     return float(counter.get_total_flops())

@@ -189,10 +189,11 @@ def _runs(words: list[str], device: str, batch: int) -> list[Any]:
 
 def _tell_step(one: dict[str, Any]) -> None:
     low, high = min(one["ratios"]), max(one["ratios"])
+    stage = f"ZeRO {one['zero_stage']}{', compiled' if one['compile'] else ''}"
     memory = "" if one["memory_gib"] is None else f"; {one['memory_gib']:.1f} GiB"
     console.note(
         f"{one['method']} {one['model']} at {one['image_size']}, {one['precision']}, "
-        f"ZeRO {one['zero_stage']}, batch {one['batch']}: {one['images_per_second']:.1f} images/s, "
+        f"{stage}, batch {one['batch']}: {one['images_per_second']:.1f} images/s, "
         f"{one['ratio']:.2f} times the plain loop ({low:.2f} to {high:.2f}); "
         f"{one['gflop_an_image']:.1f} GFLOP an image, {one['share_of_matrix_rate']:.0%} of the "
         f"{one['matrix_tflop_per_second']:.2f} TFLOP/s of a matrix product{memory}"

@@ -6,8 +6,12 @@ In: one block, tokens, and for each sample the factors of the block's two branch
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+VARIANTS = 64
+"""Ways in which one block may be called in a run: shapes, gradient or none, drop path or none."""
 
 
 class DropPath(nn.Module):
@@ -24,6 +28,20 @@ class DropPath(nn.Module):
     def forward(self, branch: Tensor) -> Tensor:
         """(batch, tokens, width), multiplied in fp32 also where the branch is bf16."""
         return branch if self.scale is None else branch * self.scale
+
+
+def compile_all(method: nn.Module, *, backend: str = "inductor") -> int:
+    """Compile each of timm's blocks in a method, where it stands; gives how many there are.
+
+    Block by block, since all of one shape share one compilation; names and values of parameters stay. What
+    cannot be compiled fails in the first pass.
+    """
+    # torch's own 8 could be too few, and the rest would run as it was without a word
+    torch._dynamo.config.recompile_limit = VARIANTS
+    found = [module for module in method.modules() if isinstance(module, Block)]
+    for block in found:
+        block.compile(backend=backend, dynamic=False)
+    return len(found)
 
 
 def run(block: nn.Module, tokens: Tensor, scales: Tensor | None = None, *, recompute: bool = False) -> Tensor:

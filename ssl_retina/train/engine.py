@@ -129,10 +129,10 @@ class Engine:
         self._buffers = _Buffers(method)
         self._begins = True  # the next forward pass is the first of a step
         self._start_moments()
+        self._engine.train()
 
     def forward(self, batch: Batch, clock: Clock) -> Output:
         """The method's answer for one micro-batch, for training."""
-        self._engine.train()
         if self._begins:
             self._buffers.keep()
             self.weights.begin()

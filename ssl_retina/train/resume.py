@@ -31,7 +31,14 @@ digest instead of its path."""
 
 STEPS = "train.steps"
 
-CHANGEABLE = ("optim", "schedule", "train.precision", "train.accumulate", "train.skipped_limit")
+CHANGEABLE = (
+    "optim",
+    "schedule",
+    "train.precision",
+    "train.accumulate",
+    "train.compile",  # fused kernels round elsewhere
+    "train.skipped_limit",
+)
 """Fields that may differ from a step on with `--change`; the checkpoint and the card keep a record of it."""
 
 

@@ -22,7 +22,7 @@ from ssl_retina.config import Run
 from ssl_retina.contract import Method, ViewSpec
 from ssl_retina.data.loader import Source, open_source
 from ssl_retina.errors import InputError, ShardError
-from ssl_retina.models import encoder
+from ssl_retina.models import blocks, encoder
 from ssl_retina.train import checkpoint, knn, optim, resume, saving, starts, tracking
 from ssl_retina.train.engine import Engine
 from ssl_retina.train.evaluation import Evaluation
@@ -156,6 +156,8 @@ def build_method(run: Run) -> tuple[nn.Module, ViewSpec]:
     torch.manual_seed(run.seed)
     make = partial(encoder.build, run.model, checkpointing=run.train.activation_checkpointing)
     method = module.Method(run.method, make)
+    if run.train.compile:
+        blocks.compile_all(method)
     return cast(nn.Module, method), cast(ViewSpec, module.views(run.method, run.model.image_size))
 
 

@@ -1,0 +1,67 @@
+"""Compiled blocks: the same step, the same names, and every block of encoder, teacher and decoder is one.
+
+torch's `aot_eager` stands in for its code generator, which needs a C++ compiler: what is traced, and how
+often, is the same.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from ssl_retina.bench import step as bench
+from ssl_retina.contract import Clock
+from ssl_retina.errors import ConfigError
+from ssl_retina.models import blocks
+from ssl_retina.train import setup
+
+# torch's tracer looks at `.grad` of what is no leaf, and the tests turn its warning into an error
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+
+
+def gradients(method: nn.Module, run: Any) -> dict[str, Tensor]:
+    """Of a step with drop path, after a pass without: one that is held out."""
+    batch = bench.drawn(setup.build_method(run)[1], 3)
+    with torch.no_grad():
+        method.eval()(batch, Clock(0, 10, run.seed))
+    output = method.train()(batch, Clock(1, 10, run.seed))
+    output.loss.backward()
+    found = {name: one.grad for name, one in method.named_parameters() if one.grad is not None}
+    return {"loss": output.loss.detach(), **found}
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", ["mae", "mocov3"])
+def test_a_compiled_step_is_the_step(name: str, recompute: bool, tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    run = tiny.run(
+        tmp_path, tmp_path, method=dict(tiny.METHODS[name]), train__activation_checkpointing=recompute
+    )
+    plain, compiled = setup.build_method(run)[0], setup.build_method(run)[0]
+    count = sum(isinstance(module, Block) for module in plain.modules())
+    assert blocks.compile_all(compiled, backend="aot_eager") == count == (3 if name == "mae" else 4)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    right, found = gradients(plain, run), gradients(compiled, run)
+    assert found.keys() == right.keys()
+    for key, value in right.items():
+        torch.testing.assert_close(found[key], value, msg=key)
+    counted = torch._dynamo.utils.counters
+    assert counted["stats"]["unique_graphs"] >= 2
+    assert not counted["graph_break"], "a block falls apart"
+
+
+def test_without_the_switch_nothing_is_compiled(tmp_path: Path) -> None:
+    method = setup.build_method(tiny.run(tmp_path, tmp_path))[0]
+    assert all(one._compiled_call_impl is None for one in method.modules())
+    method = setup.build_method(tiny.run(tmp_path, tmp_path, train__compile=True))[0]
+    assert all(one._compiled_call_impl is not None for one in method.modules() if isinstance(one, Block))
+
+
+def test_stage_3_refuses_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="compile needs zero_stage 1 or 2"):
+        tiny.run(tmp_path, tmp_path, train__compile=True, train__zero_stage=3)
