@@ -219,7 +219,8 @@ class Engine:
         """
         for partition in self.weights.stepped():
             entry: dict[str, Any] = {moment: torch.zeros_like(partition.detach()) for moment in MOMENTS}
-            self._adamw.state[partition] = {"step": torch.tensor(0.0), **entry}
+            steps = torch.tensor(0.0, device=partition.device if self._adamw.defaults["fused"] else "cpu")
+            self._adamw.state[partition] = {"step": steps, **entry}
         self.weights.link()
 
     def _steps(self) -> int:

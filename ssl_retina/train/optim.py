@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ssl_retina import dist
 from ssl_retina.config import Optim
 
 _NOT_DECAYED = re.compile(r"(^|[._])(pos_embed|position_embedding|[a-z_]*tokens?)$")
@@ -76,5 +77,10 @@ def groups(method: nn.Module, encoder: nn.Module, optim: Optim) -> list[dict[str
 
 
 def adamw(method: nn.Module, encoder: nn.Module, optim: Optim) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) over `groups`."""
-    return torch.optim.AdamW(groups(method, encoder, optim), betas=optim.betas, eps=optim.epsilon)
+    """AdamW (Loshchilov and Hutter 2019) over `groups`; on a GPU one pass over memory in place of ten."""
+    return torch.optim.AdamW(
+        groups(method, encoder, optim),
+        betas=optim.betas,
+        eps=optim.epsilon,
+        fused=dist.device().type == "cuda",
+    )

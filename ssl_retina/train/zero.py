@@ -87,10 +87,11 @@ class Whole:
         """From the student's own parameters, which are what the masters are."""
         followed = dict(student.named_parameters())
         with torch.no_grad():
-            for name, parameter in teacher.named_parameters():
-                given = followed[name]
-                assert parameter.dtype == given.dtype == torch.float32, (name, parameter.dtype, given.dtype)
-                parameter.lerp_(given, 1 - momentum)
+            own = dict(teacher.named_parameters())
+            given: list[Tensor] = [followed[name] for name in own]
+            assert all(one.dtype == torch.float32 for one in (*own.values(), *given)), own.keys()
+            if own:
+                torch._foreach_lerp_(list(own.values()), given, 1 - momentum)
 
     def gathered(self, tensor: Tensor) -> Tensor:
         """Full on every rank."""
