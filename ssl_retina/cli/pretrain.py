@@ -1,4 +1,4 @@
-"""Verbs of the group 'pretrain': train or resume (one command does both), and look before training."""
+"""The verb `pretrain`: train or resume, one command does both."""
 
 import contextlib
 import os
@@ -24,19 +24,6 @@ Change = Annotated[
     bool,
     typer.Option("--change", help="Go on with other optim.*, schedule.* or such values; it is recorded."),
 ]
-Views = Annotated[
-    Path | None,
-    typer.Option(
-        "--views",
-        metavar="FILE.png",
-        help="Draw what the method will be fed: photographs of these shards beside their views. "
-        "The picture shows patients' eyes: keep it where the shards are kept.",
-    ),
-]
-EveryRecipe = Annotated[
-    bool,
-    typer.Option("--every-recipe", help="With --views: draw every recipe there is, not the config's alone."),
-]
 Extend = Annotated[bool, typer.Option("--extend", help="Allow a larger train.steps than the run began with.")]
 
 
@@ -47,8 +34,6 @@ def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
     trained = f"ssl-retina pretrain configs/pretrain/debug_mae.yaml {_SHARDS} --processes 2"
     app.command(epilog=f"Example: {trained}")(pretrain)
-    checked = f"ssl-retina check configs/pretrain/mae_vit_base.yaml {_SHARDS} --views out/views.png"
-    app.command(epilog=f"Example: {checked}")(check)
 
 
 def pretrain(
@@ -175,105 +160,3 @@ def _tell(summary: Any, *, as_json: bool) -> None:
     numbers = [f"loss {summary.loss:.4f}"] if summary.loss is not None else []
     numbers += [f"held-out {summary.held_out_loss:.4f}"] if summary.held_out_loss is not None else []
     console.note(f"{summary.out}: {summary.steps} steps, {', '.join(numbers)}; ssl-retina export takes it on")
-
-
-def check(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    processes: Processes = None,
-    views: Views = None,
-    every_recipe: EveryRecipe = False,
-    as_json: AsJson = False,
-) -> None:
-    """Say what a config would run, without training: resolved values, parameters, batches, epochs."""
-    from ssl_retina import launch
-    from ssl_retina.cli import console
-
-    if views is not None:
-        _check_picture(views)
-    elif every_recipe:
-        raise InputError("--every-recipe draws a picture: say where, with --views FILE.png")
-    choose_accelerator()
-    world, asked = launch.processes(processes), _with_out(config, overrides or [])
-    plan = _plan(config, asked, world, views, every_recipe=every_recipe)
-    if as_json:
-        console.result(plan)
-    else:
-        import yaml
-
-        print(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip())
-    if views is not None:
-        console.note(f"{views} shows the views; look whether lesions can still be seen in them")
-
-
-def _with_out(path: Path, overrides: list[str]) -> list[str]:
-    """A stand-in for the run's folder where none is given: looking at a config writes to no run."""
-    from ssl_retina import config_text
-
-    return overrides if "out" in config_text.read(path, overrides).values else [*overrides, "out=OUT"]
-
-
-def _check_picture(path: Path) -> None:
-    """Refuse a place that no picture can be written to before anything is read."""
-    from ssl_retina import files
-
-    if path.suffix.lower() != ".png":
-        raise InputError(f"--views {path}: the picture is a PNG, so give a name that ends in .png")
-    files.check_file(path, f"--views {path}")
-
-
-def _plan(
-    path: Path, overrides: list[str], world: int, picture: Path | None, *, every_recipe: bool
-) -> dict[str, Any]:
-    from ssl_retina import config, dist, methods
-    from ssl_retina.data.loader import open_source
-    from ssl_retina.report import view_sheet
-    from ssl_retina.train import setup
-
-    run = config.load(path, overrides, methods.config_type, methods.available())
-    micro_batch = setup.micro_batch_of(run, world)
-    method, views = setup.build_method(run)
-    source = open_source(run.data.model_copy(update={"workers": 0}), views, seed=run.seed)
-    refused = _refusal(run, source, looking=picture is not None)
-    source.verify(hashes=False)
-    if picture is not None and dist.is_first():
-        draw = view_sheet.write_every if every_recipe else view_sheet.write
-        draw(source, picture, f"{path.name}, method {run.method_name}")
-    exported: Any = method.exported()  # type: ignore[operator]
-    seen = run.train.steps * run.data.batch_size
-    return {
-        "config": run.dump(),
-        "parameters": {"trained": _count(method), "exported": _count(exported)},
-        "batch": {
-            "samples": run.data.batch_size,
-            "processes": world,
-            "accumulate": run.train.accumulate,
-            "samples_per_forward": micro_batch,
-        },
-        "peak_learning_rate": run.peak_learning_rate,
-        "steps": run.train.steps,
-        "samples": source.samples,
-        "held_out_samples": source.held_out_samples,
-        "samples_seen": seen,
-        "epochs": round(seen / source.samples, 2),
-        "epoch": source.epoch.as_json(),
-        "remarks": [*refused, *source.epoch.sentences(), *setup.remarks(run, source, micro_batch)],
-        **({} if picture is None else {"views": str(picture)}),
-    }
-
-
-def _refusal(run: Any, source: Any, *, looking: bool) -> list[str]:
-    """That training would not begin with so few photographs; only whoever looks at views goes on then."""
-    from ssl_retina.train import setup
-
-    try:
-        setup.refuse_repeats(run, source)
-    except InputError as error:
-        if not looking:
-            raise
-        return [f"pretrain would refuse this: {error}"]
-    return []
-
-
-def _count(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

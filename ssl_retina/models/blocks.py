@@ -38,10 +38,15 @@ def compile_all(method: nn.Module, *, backend: str = "inductor") -> int:
     """
     # torch's own 8 could be too few, and the rest would run as it was without a word
     torch._dynamo.config.recompile_limit = VARIANTS
-    found = [module for module in method.modules() if isinstance(module, Block)]
+    found = of(method)
     for block in found:
         block.compile(backend=backend, dynamic=False)
     return len(found)
+
+
+def of(method: nn.Module) -> list[nn.Module]:
+    """All of timm's blocks in a module: of encoder, teacher, decoder."""
+    return [module for module in method.modules() if isinstance(module, Block)]
 
 
 def run(block: nn.Module, tokens: Tensor, scales: Tensor | None = None, *, recompute: bool = False) -> Tensor:

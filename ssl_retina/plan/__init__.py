@@ -1,0 +1,1 @@
+"""What a run would take before anything starts: memory, FLOPs, hours, energy, cost."""

@@ -1,0 +1,117 @@
+"""What `check` foretells: counted work equals the step's own, memory by hand, figures from their parts."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from ssl_retina import config, methods
+from ssl_retina.bench import step as bench
+from ssl_retina.cli import app
+from ssl_retina.config import Run
+from ssl_retina.errors import InputError
+from ssl_retina.plan import counting, devices, forecast
+from ssl_retina.plan.counting import Work
+from ssl_retina.train import setup
+from ssl_retina.train.engine import process_group
+
+TINY = {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8, "depth": 2}
+MAE = {"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 4}
+
+
+def run_of(method: dict[str, object], **train: object) -> Run:
+    return config.parse(
+        {
+            "out": "OUT",
+            "data": {"shards": ["SHARDS"], "batch_size": 64},
+            "model": TINY,
+            "method": method,
+            "train": {"steps": 100, "precision": "fp32", **train},
+        },
+        methods.config_type,
+    )
+
+
+@pytest.mark.parametrize("name", ["mae", "mocov3"])
+def test_counted_flops_are_those_of_a_real_step(name: str) -> None:
+    run = run_of(MAE if name == "mae" else {"name": name, "hidden": 32, "out": 16})
+    work = counting.count(run)
+    with process_group(), setup.deterministic():
+        batch = bench.drawn(setup.build_method(run)[1], 4)
+        assert work.flops == pytest.approx(bench.flops(run, batch) / 4, rel=0.06)
+    method = setup.build_method(run)[0]
+    assert work.all == sum(one.numel() for one in method.parameters())
+    assert work.trained == sum(one.numel() for one in method.parameters() if one.requires_grad)
+
+
+def test_kept_bytes_are_those_that_autograd_keeps() -> None:
+    """The same hooks on a real forward pass of six images."""
+    run, kept = run_of(MAE), {}
+    work = counting.count(run)
+    method, spec = setup.build_method(run)
+    own = {one.untyped_storage().data_ptr() for one in method.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        method.train()(bench.drawn(spec, 6), counting.Clock(1, 100, 0))
+    total = sum(storage.nbytes() for storage in kept.values())
+    assert 6 * work.kept + work.fixed == pytest.approx(total, rel=0.02)
+
+
+def test_recomputation_keeps_less_and_takes_longer() -> None:
+    plain, recomputed = (counting.count(run_of(MAE, activation_checkpointing=one)) for one in (False, True))
+    assert recomputed.kept < 0.7 * plain.kept
+    assert recomputed.flops == pytest.approx(plain.flops * 4 / 3)
+
+
+@pytest.mark.parametrize(("stage", "bytes_each"), [(1, 4 + 12 / 8), (2, 4 + 12 / 8), (3, 4 / 8 + 12 / 8)])
+def test_memory_by_stage(stage: int, bytes_each: float) -> None:
+    """A billion parameters on 8: weights and masters with moments, as the ZeRO paper counts them."""
+    work = Work(flops=1.0, kept=1e6, fixed=0.0, trained=10**9, all=10**9)
+    held = forecast.memory(run_of(MAE, zero_stage=stage), work, 8, 10_000)
+    buckets = 2 * 100e6
+    assert held.states == pytest.approx(bytes_each * 1e9 + buckets)
+    assert held.kept == 1e10
+
+
+def test_figures_follow_from_their_parts() -> None:
+    run = run_of(MAE)
+    work = Work(flops=2e9, kept=1e6, fixed=0.0, trained=10**6, all=10**6)
+    told = forecast.tell(run, work, devices.device("H200"), world=4, price=3.0)
+    assert told["device_hours"] == pytest.approx(6400 / told["images_per_second_of_a_device"] / 3600)
+    assert told["hours"] == pytest.approx(told["device_hours"] / 4)
+    assert told["cost"] == pytest.approx(told["device_hours"] * 3)
+    assert told["energy_kwh_at_most"] == pytest.approx(told["device_hours"] * 0.7)
+    assert told["fits"]
+    fewer = told["largest_samples_per_forward"]
+    held = forecast.memory(run, work, 4, fewer).whole
+    assert held <= devices.device("h200").memory < held + 2 * work.kept
+
+
+def test_an_unknown_device_is_told_with_those_there_are() -> None:
+    with pytest.raises(InputError, match=r"--device h20: not known.*one of: a100, "):
+        devices.device("h20")
+
+
+def test_check_needs_no_shards_to_foretell(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        "data: {batch_size: 64}\nmodel: {name: vit_tiny_patch16_224, image_size: 32, patch_size: 8, depth: 2}\n"
+        "method: {name: mae, decoder_width: 32, decoder_depth: 1, decoder_heads: 4}\ntrain: {steps: 10, precision: fp32}\n"
+    )
+    words = ["check", str(path), "--device", "h200", "--devices", "2", "--price", "2.5", "--json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["forecast"]["devices"] == 2
+    assert told["forecast"]["cost"] > 0
+    assert told["this_machine"]["foretold_over_measured"] > 0
+    refused = CliRunner().invoke(app, ["check", str(path), "--device", "h200", "--devices", "3"])
+    assert isinstance(refused.exception, InputError)
