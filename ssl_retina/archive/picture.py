@@ -3,6 +3,7 @@
 In: width and height as a file's header states them. Out: nothing, or `Rejected` before a pixel is decoded.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -59,32 +60,36 @@ class Part:
 class Picture:
     """One decoded picture.
 
-    pixels: (height, width, 3) uint8 RGB, upright, a fresh array that holds no metadata.
+    drawn: RGB, upright: (height, width, 3) uint8, a fresh array; or in Pillow's layout where Pillow decoded
+        it, with an empty `info`: what else of the file hangs on it does not go along when it is cropped or
+        shrunk.
     modality: "fundus", "oct" or "other" where the file itself says so, else None.
     facts: raw values under the allow-listed names patient, eye, device, visit, straight from DICOM; they may
         identify a patient and stay in memory until they are made pseudonyms.
     stored: width and height in the file where it was decoded at a smaller scale, else None.
-    decoded: the same pixels in Pillow's layout, where Pillow made them, with an empty `info`: what else of
-        the file hangs on it does not go along when it is cropped or shrunk.
     notes: what was mended on the way, such as "trailer" or "scaled_16_bit:12-4031"; for the ledger.
     """
 
-    pixels: Pixels
+    drawn: Pixels | Image.Image
     modality: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     stored: tuple[int, int] | None = None
-    decoded: Image.Image | None = None
 
-    @property
+    @functools.cached_property
     def image(self) -> Image.Image:
         """The pixels in Pillow's layout: to find, crop and shrink them without a copy for every step."""
-        return as_image(self.pixels if self.decoded is None else self.decoded)
+        return as_image(self.drawn)
+
+    @functools.cached_property
+    def pixels(self) -> Pixels:
+        """(height, width, 3) uint8; a copy of what Pillow decoded, made when it is asked for."""
+        return np.asarray(self.drawn)
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in the file, upright."""
-        return self.stored or (self.pixels.shape[1], self.pixels.shape[0])
+        return self.stored or self.image.size
 
 
 def check_size(width: int, height: int) -> None:

@@ -177,7 +177,7 @@ def _photograph(
         raise Rejected("not_retinal")
     _refuse_text(job, cleaned)
     suffix, image = encode(cleaned.image, job.encoding)
-    height, width = cleaned.pixels.shape[:2]
+    width, height = cleaned.image.size
     ellipse = cleaned.field_of_view
     record = {name: value for name, value in vars(identity).items() if name != "mark"} | {
         "modality": cleaned.modality,
@@ -186,7 +186,7 @@ def _photograph(
         "source_width": picture.size[0],
         "source_height": picture.size[1],
         "field_of_view": None if ellipse is None else [round(float(value), 2) for value in ellipse],
-        "pixels_sha256": clean.pixels_sha256(picture.pixels),
+        "pixels_sha256": clean.pixels_sha256(picture.drawn),
         "quality": _quality(cleaned),
         "features": features.of(cleaned.image, ellipse) if cleaned.modality == "fundus" else None,
         "suffix": suffix,
@@ -206,7 +206,7 @@ def _cleaned(
     part, picture = shown
     modality = picture.modality or (stated.modality if stated else None)
     cleaned = clean.clean(picture.image, modality, size)
-    if picture.stored is None or max(cleaned.pixels.shape) >= size:
+    if picture.stored is None or max(cleaned.image.size) >= size:
         return picture, modality, cleaned
     assert part.in_full is not None
     return _cleaned((part, part.in_full()), stated, size)

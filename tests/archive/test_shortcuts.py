@@ -1,5 +1,6 @@
 """What is computed cheaply is what the plain formula gives, and brings nothing of the file along."""
 
+import hashlib
 import io
 from itertools import product
 
@@ -43,6 +44,17 @@ def test_middle(count: int) -> None:
     assert field_of_view._middle(values) == np.median(values)
 
 
+@pytest.mark.parametrize("count", [1, 3, 240])
+def test_solved(count: int) -> None:
+    random = np.random.default_rng(count)
+    normal, right = random.normal(size=(3, count)), random.normal(size=3)
+    matrix = normal @ normal.T
+    expected = np.linalg.solve(matrix + field_of_view.RIDGE * np.eye(3), right)
+    assert field_of_view._solved(matrix.tolist(), right.tolist()) == pytest.approx(
+        expected.tolist(), rel=1e-6
+    )
+
+
 def test_votes() -> None:
     random = np.random.default_rng(0)
     points = random.uniform(0, 300, (333, 2))
@@ -77,6 +89,13 @@ def test_outside(x: float, y: float, radius: float) -> None:
     rows, columns = np.mgrid[:50, :64] + 0.5
     expected = np.hypot(columns - x, rows - y) > radius + 0.5
     assert np.array_equal(np.asarray(clean._outside((64, 50), x, y, radius)), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (40, 33), (211, 307)])
+def test_pillows_pixels_have_the_digest_of_their_array(shape: tuple[int, int]) -> None:
+    pixels = noise(*shape, 3)
+    expected = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+    assert clean.pixels_sha256(pixels) == clean.pixels_sha256(Image.fromarray(pixels)) == expected
 
 
 @pytest.mark.parametrize("modality", ["fundus", "oct"])

@@ -8,6 +8,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,11 +67,38 @@ class _Thumbnail:
     shift: float
 
 
-def pixels_sha256(pixels: Pixels) -> str:
-    """Hex SHA-256 of decoded source pixels and their shape: equal for the same photograph in two files."""
+def pixels_sha256(pixels: Pixels | Image.Image) -> str:
+    """Hex SHA-256 of decoded source pixels and their shape: equal for the same photograph in two files.
+
+    Of Pillow's RGB it is that of the same (height, width, 3) array, without making one.
+    """
+    if isinstance(pixels, Image.Image):
+        return _Digest.of(pixels)
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
+
+
+class _Digest:
+    """A stream that hashes the pixels of the PPM that is written to it: its head is left out."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.digest = hashlib.sha256(repr((size[1], size[0], 3)).encode())
+        self._head = len(b"P6\n%d %d\n255\n" % size)
+
+    def write(self, part: bytes) -> int:
+        """Take the next bytes of the file."""
+        self.digest.update(part[self._head :] if self._head else part)
+        self._head = max(0, self._head - len(part))
+        return len(part)
+
+    @classmethod
+    def of(cls, image: Image.Image) -> str:
+        """Hex SHA-256 of an RGB image, piece by piece: each is hashed while it lies in the cache."""
+        assert image.mode == "RGB", image.mode
+        stream = cls(image.size)
+        image.save(cast(BinaryIO, stream), "PPM")
+        return stream.digest.hexdigest()
 
 
 def clean(pixels: Pixels | Image.Image, modality: str | None, size: int) -> Cleaned:

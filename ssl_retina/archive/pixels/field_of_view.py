@@ -31,6 +31,9 @@ RAYS = 240
 STEEP = math.exp(0.35)
 """Ratio of brightness across the rim."""
 
+RIDGE = 1e-6
+"""Added to the normal equations of a fit, which are singular where all points lie on one side."""
+
 OFFSET = 4.0
 """Added to brightness before its logarithm: steps below it are noise."""
 
@@ -52,7 +55,6 @@ class Circle:
 def find(brightness: NDArray[np.uint8]) -> Circle | None:
     """The circle of light in (height, width) brightness, or None where no outline is seen."""
     smooth = _median(_median(brightness).T).T
-    values = smooth.astype(np.float64)
     black, bright = quantiles(smooth, (0.002, 0.9))
     best: Circle | None = None
     for lift in LIFTS:
@@ -60,10 +62,10 @@ def find(brightness: NDArray[np.uint8]) -> Circle | None:
         outline = _outline(smooth > min(255, int(threshold)))
         if len(outline) < 24:
             continue
-        coarse = _most_agreed(outline, max(values.shape))
+        coarse = _most_agreed(outline, max(smooth.shape))
         if coarse is None:
             continue
-        circle = _settle(values, coarse, black)
+        circle = _settle(smooth, coarse, black)
         if circle is None or not _dark_around(smooth, circle, black):
             continue
         if best is None or circle.support > best.support + 0.02:
@@ -156,7 +158,7 @@ def _through(a: Floats, b: Floats, c: Floats) -> tuple[Floats, Floats, Floats]:
         return a[:, 0] + x, a[:, 1] + y, np.hypot(x, y)
 
 
-def _settle(values: Floats, circle: tuple[float, float, float], black: float) -> Circle | None:
+def _settle(values: NDArray[np.uint8], circle: tuple[float, float, float], black: float) -> Circle | None:
     """Move a coarse circle to the fall into black along its rays; None where that is not seen."""
     x, y, radius = circle
     visible = agreeing = 0
@@ -184,7 +186,7 @@ def _dark_around(values: NDArray[np.uint8], circle: Circle, black: float) -> boo
 
 
 def _falls(
-    values: Floats, circle: tuple[float, float, float], black: float, reach: float
+    values: NDArray[np.uint8], circle: tuple[float, float, float], black: float, reach: float
 ) -> tuple[Floats, int, int]:
     """(2, n) x, y of the steepest fall in the logarithm of brightness; how many rays have one, and could."""
     x, y, radius = circle
@@ -222,7 +224,7 @@ def _directions() -> tuple[Floats, Floats]:
     return np.cos(angles), np.sin(angles)
 
 
-def _bilinear(values: Floats, x: Floats, y: Floats) -> Floats:
+def _bilinear(values: NDArray[np.uint8], x: Floats, y: Floats) -> Floats:
     """Values between pixel centres, the edge pixel's value beyond the image; x and y are used up."""
     height, width = values.shape
     for place, length in ((x, width), (y, height)):
@@ -241,9 +243,9 @@ def _bilinear(values: Floats, x: Floats, y: Floats) -> Floats:
     return upper
 
 
-def _between(values: Floats, at: NDArray[np.int64], share: Floats) -> Floats:
+def _between(values: NDArray[np.uint8], at: NDArray[np.int64], share: Floats) -> Floats:
     """Between each value and the next."""
-    one, other = values.take(at), values[1:].take(at)
+    one, other = values.take(at).astype(np.float64), values[1:].take(at).astype(np.float64)
     other -= one
     other *= share
     one += other
@@ -261,9 +263,24 @@ def _robust_fit(points: Floats, circle: tuple[float, float, float]) -> tuple[flo
         near = np.abs(residual - _middle(residual)) < tolerance
         normal[0], normal[1], normal[2] = across / distance, down / distance, 1
         normal *= near
-        move = np.linalg.solve(normal @ normal.T + 1e-6 * np.eye(3), normal @ residual).tolist()
+        move = _solved((normal @ normal.T).tolist(), (normal @ residual).tolist())
         x, y, radius = x + move[0], y + move[1], radius + move[2]
     return x, y, radius, int(np.count_nonzero(near))
+
+
+def _solved(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> tuple[float, float, float]:
+    """Solve a symmetric system of three, with a little added to its diagonal, by Cholesky's factors."""
+    (a, b, c), (_, d, e), (_, _, f) = matrix
+    one = math.sqrt(a + RIDGE)
+    low, third = b / one, c / one
+    two = math.sqrt(d + RIDGE - low * low)
+    middle = (e - third * low) / two
+    three = math.sqrt(f + RIDGE - third * third - middle * middle)
+    u = right[0] / one
+    v = (right[1] - low * u) / two
+    w = (right[2] - third * u - middle * v) / three / three
+    v = (v - middle * w) / two
+    return (u - low * v - third * w) / one, v, w
 
 
 def _middle(values: Floats) -> float:

@@ -138,12 +138,12 @@ def decode(content: bytes, kind: str, page: int | None = None, enough: int = 0) 
             upright, turned = _upright(image)
             if stored and upright.size != image.size:
                 stored = stored[::-1]
-            pixels, scaled, decoded = _rgb(upright)
+            drawn, scaled = _rgb(upright)
         except MALFORMED as error:
             raise Rejected("truncated" if _cut(content, kind, error) else "malformed") from None
     if deep:
-        scaled = _high_byte(pixels)
-    return Picture(pixels, notes=notes + turned + scaled, stored=stored, decoded=decoded)
+        scaled = _high_byte(np.asarray(drawn))
+    return Picture(drawn, notes=notes + turned + scaled, stored=stored)
 
 
 def _draft(image: Image.Image, enough: int) -> tuple[int, int] | None:
@@ -248,21 +248,21 @@ def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         return image, ("exif_unreadable",)
 
 
-def _rgb(image: Image.Image) -> tuple[Pixels, tuple[str, ...], Image.Image | None]:
-    """(height, width, 3) uint8 from any mode, what was done to it, and Pillow's own where it is the same.
+def _rgb(image: Image.Image) -> tuple[Pixels | Image.Image, tuple[str, ...]]:
+    """RGB from any mode, in Pillow's layout where Pillow has it so, and what was done to it.
 
     Transparent parts lie over black.
     """
     if image.mode.startswith("I"):
-        return *_grey(np.asarray(image)), None
+        return _grey(np.asarray(image))
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         rgba = np.asarray(image.convert("RGBA"))
-        return over_black(rgba), (), None
+        return over_black(rgba), ()
     if image.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
         raise Rejected("colour", image.mode)
     decoded = image if image.mode == "RGB" else image.convert("RGB")
     decoded.info = {}
-    return np.asarray(decoded), (), decoded
+    return decoded, ()
 
 
 def over_black(rgba: NDArray[np.uint8]) -> Pixels:
