@@ -147,6 +147,7 @@ def finish(
         local_field_of_view=None if local is None else local.fields.to(device, non_blocking=True),
         colours=None,
         cameras=None,
+        origin=None if batch.origin is None else batch.origin.to(device, non_blocking=True),
     )
 
 
