@@ -210,6 +210,21 @@ def test_images_of_one_eye_and_visit_never_push_each_other(
     assert (pushed > 1e-3) if stranger else (pushed < 1e-7)
 
 
+@pytest.mark.parametrize(("treatment", "found"), [(0.5, 1.0), ("ignore", 1.0), ("negative", 0.0)])
+def test_top1_asks_of_negatives_only(treatment: float | str, found: float) -> None:
+    """Each query lies on its fellow eye's key, nearer than on its own."""
+    eyes = _kin(
+        [
+            {"group": 1, "patient": 1, "eye": eye, "visit": 0, "volume": None, "slice": None, "scan": 0}
+            for eye in (0, 1)
+        ]
+    )
+    query = torch.eye(2)
+    key = query.flip(0) + 0.5 * query
+    kinship = losses.Kinship(eyes, Related(fellow_eye=treatment))
+    assert float(losses.moco_contrast(query, key, temperature=0.2, kinship=kinship).contrast_top1) == found
+
+
 def test_a_batch_of_one_patient_has_a_loss() -> None:
     """No negative is left: nothing to learn, and no NaN."""
     first, second = (one.requires_grad_() for one in _pair(4))
