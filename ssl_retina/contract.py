@@ -30,6 +30,7 @@ class ViewSpec:
 
     crop_scale: smallest and largest share of the area in a global crop, in place of the recipe's.
     colour: factor on the recipe's colour ranges; 0 leaves the colours as they are.
+    flip: False takes the recipe's mirroring away, so that a right eye never looks like a left one.
     """
 
     recipe: str
@@ -39,6 +40,7 @@ class ViewSpec:
     local_size: int = 0
     crop_scale: tuple[float, float] | None = None
     colour: float = 1.0
+    flip: bool = True
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def plan(spec: ViewSpec, seed: int, positions: Tensor) -> tuple[list[View], list
     views = []
     for number, (crop, size) in enumerate(kinds):
         draws = uniform(seed, "crop", positions, geometry.DRAWS, number).double().numpy()
-        views.append(View(crop, found.flip, found.turn, size, draws))
+        views.append(View(crop, found.flip and spec.flip, found.turn, size, draws))
     return views[: spec.global_views], views[spec.global_views :]
 
 

@@ -27,7 +27,7 @@ class Config(Section):
     freeze_patch_embedding: the random projection of patches is never trained, which keeps training stable
         (section 4.2).
     pool: how tokens become the vector that is contrasted, and that the export gives.
-    recipe, crop_scale, colour: how views are drawn (`contract.ViewSpec`).
+    recipe, crop_scale, colour, flip: how views are drawn (`contract.ViewSpec`).
     related: what photographs of one patient are to each other (`relations.Related`); not in the paper.
     """
 
@@ -43,6 +43,7 @@ class Config(Section):
     recipe: str = "mocov3"
     crop_scale: CropScale | None = None
     colour: Annotated[float, Field(ge=0)] = 1.0
+    flip: bool = True
     related: Related = Related()
 
 
@@ -54,6 +55,7 @@ def views(config: Config, image_size: int) -> ViewSpec:
         global_size=image_size,
         crop_scale=config.crop_scale,
         colour=config.colour,
+        flip=config.flip,
     )
 
 

@@ -24,7 +24,7 @@ class Config(Section):
     projector_*: one hidden layer as wide as a ResNet-50's features, 128 values out (section 2.1);
         projector_layers 3 is that of SimCLR v2 (Chen et al., NeurIPS 2020).
     pool: how tokens become the vector that is contrasted, and that the export gives.
-    recipe, crop_scale, colour: how views are drawn (`contract.ViewSpec`).
+    recipe, crop_scale, colour, flip: how views are drawn (`contract.ViewSpec`).
     related: what photographs of one patient are to each other (`relations.Related`); not in the paper.
     """
 
@@ -39,6 +39,7 @@ class Config(Section):
     recipe: str = "contrast"
     crop_scale: CropScale | None = None
     colour: Annotated[float, Field(ge=0)] = 1.0
+    flip: bool = True
     related: Related = Related()
 
 
@@ -50,6 +51,7 @@ def views(config: Config, image_size: int) -> ViewSpec:
         global_size=image_size,
         crop_scale=config.crop_scale,
         colour=config.colour,
+        flip=config.flip,
     )
 
 
