@@ -166,8 +166,8 @@ def listed(rows: Rows) -> Order:
 def order(indexes: Sequence[Index], rows: Rows, ways: Ways, *, seed: int) -> tuple[Order, Epoch]:
     """The order of these rows (ascending), and what an epoch of it is.
 
-    Raises InputError where a share belongs to a set of which nothing was chosen, ShardError for weights that
-    are none.
+    Raises InputError where a share belongs to a set of which nothing was chosen and where no pair was found
+    for `data.together`, ShardError for weights that are none.
     """
     runs, names = _runs(indexes, rows), ways.sets or [index.folder.name for index in indexes]
     everything = len(rows) == sum(index.samples for index in indexes)

@@ -15,6 +15,7 @@ from ssl_retina import positions, shards
 from ssl_retina.data.order import Integers, keys, mixed, shuffled
 from ssl_retina.data.origin import EYES
 from ssl_retina.data.shared import SharedArray
+from ssl_retina.errors import InputError
 from ssl_retina.shards import Index
 
 By = Literal["eye", "patient"]
@@ -114,7 +115,7 @@ def related(indexes: Sequence[Index], rows: NDArray[np.uint32], by: By) -> Toget
     """The pairs of these rows (ascending, counted through all sets); what is unknown has no pair.
 
     A patient is a group of the table. With "eye", samples whose eye is unknown stay alone, since they may be
-    of either.
+    of either. Raises InputError where there is no pair at all.
     """
     groups, sides = np.empty(len(rows), np.int64), np.zeros(len(rows), np.int64)
     offset = done = 0
@@ -131,4 +132,11 @@ def related(indexes: Sequence[Index], rows: NDArray[np.uint32], by: By) -> Toget
         offset += index.samples
     nobody = np.flatnonzero(sides < 0)
     sides[nobody] = -1 - nobody  # each a unit of its own
-    return Together.of((groups, sides))
+    found = Together.of((groups, sides))
+    if not found.paired:
+        what = "no eye that is known" if by == "eye" else "no patient"
+        raise InputError(
+            f"data.together={by}: {what} has two of the chosen photographs, so none can come in pairs; take "
+            + ("data.together=patient or none" if by == "eye" else "data.together=none")
+        )
+    return found

@@ -18,7 +18,7 @@ from ssl_retina import config, shards
 from ssl_retina.contract import ViewSpec
 from ssl_retina.data.loader import Source, open_source
 from ssl_retina.data.together import Together
-from ssl_retina.errors import ConfigError
+from ssl_retina.errors import ConfigError, InputError
 
 SPEC = ViewSpec("mae", 1, 16)
 SAMPLES = 61
@@ -166,6 +166,15 @@ def test_what_does_not_go_with_pairs_is_told_at_once(opened: Open) -> None:
         "together=none",
     ):
         assert f"data.{name}" in told
+
+
+@pytest.mark.parametrize(("by", "words"), [("eye", "patient or none"), ("patient", "data.together=none")])
+def test_a_set_without_any_pair_is_refused(tmp_path: Path, by: str, words: str) -> None:
+    """Five photographs of five patients."""
+    factory.make_shards(tmp_path, samples=5, size=16)
+    data = config.Data(shards=(tmp_path,), batch_size=2, workers=0, held_out=0.0, together=by)
+    with pytest.raises(InputError, match=f"data.together={by}: no .*{words}"):
+        open_source(data, SPEC, seed=0)
 
 
 def test_without_pairs_nothing_changes(opened: Open) -> None:
