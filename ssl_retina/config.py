@@ -70,6 +70,7 @@ class Data(Section):
     sampling: `uniform` draws every sample once an epoch, `balanced` by the weights in the sets' tables.
     proportions: how much of the draws each set gives: in the order of `shards`, or by their paths or names.
     shuffle_shards: how many shards are shuffled with each other at a time; null: everything.
+    together: an `eye`'s or a `patient`'s photographs come in pairs, so that a batch holds both of a pair.
     cache, cache_gib: where shards of addresses are kept (the user's own cache if not given), and how much.
     """
 
@@ -82,6 +83,7 @@ class Data(Section):
     sampling: Literal["uniform", "balanced"] = "uniform"
     proportions: Annotated[shares.Proportions | None, BeforeValidator(shares.checked)] = None
     shuffle_shards: Positive | None = None
+    together: Literal["none", "eye", "patient"] = "none"
     cache: Path | None = None
     cache_gib: Annotated[float, Field(gt=0)] = 50.0
 

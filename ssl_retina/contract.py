@@ -16,12 +16,21 @@ Pool = Literal["avg", "token"]
 """How tokens become one vector, in timm's words: the mean over the patches, or the class token."""
 
 
+ORIGIN = ("patient", "eye", "visit", "volume", "slice", "scan")
+"""Columns of `Batch.origin`: the patient as a number, 0 for a right and 1 for a left eye, the visit's number,
+the OCT volume as a number, the slice's number in it, 1 for a B-scan and 0 for a photograph."""
+
+UNKNOWN = -1
+"""What is not known of a sample's origin."""
+
+
 @dataclass(frozen=True)
 class ViewSpec:
     """Which views of a photograph a method wants; `recipe` names how they are drawn (`data/views.py`).
 
     crop_scale: smallest and largest share of the area in a global crop, in place of the recipe's.
     colour: factor on the recipe's colour ranges; 0 leaves the colours as they are.
+    flip: False takes the recipe's mirroring away, so that a right eye never looks like a left one.
     """
 
     recipe: str
@@ -31,6 +40,7 @@ class ViewSpec:
     local_size: int = 0
     crop_scale: tuple[float, float] | None = None
     colour: float = 1.0
+    flip: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class Batch:
     colours: how `data.views.finish` shall change each view's colours, (global and local views, batch,
         photometry.COLUMNS) float32; None where it leaves them alone, and once that is done.
     cameras: the same for the cheap cameras that took the views, (..., cameras.COLUMNS).
+    origin: (batch, len(ORIGIN)) int64, which eye, visit, volume each sample is of; None: nothing is known.
     """
 
     global_views: Tensor
@@ -60,6 +71,14 @@ class Batch:
     colours: Tensor | None = None
     local_field_of_view: Tensor | None = None
     cameras: Tensor | None = None
+    origin: Tensor | None = None
+
+    @property
+    def kin(self) -> Tensor:
+        """(batch, 1 + len(ORIGIN)) int64: group and origin of each sample, by which pairs are related."""
+        group = self.group[:, None]
+        origin = group.new_full((len(group), len(ORIGIN)), UNKNOWN) if self.origin is None else self.origin
+        return torch.cat((group, origin), dim=1)
 
 
 @dataclass(frozen=True)

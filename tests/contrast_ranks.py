@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ssl_retina import dist, losses
+from ssl_retina.relations import Related
 
 SAMPLES, WIDTH = 6, 5
 
@@ -76,11 +77,31 @@ def normalised() -> Result:
     }
 
 
-def contrasted(loss: Callable[..., losses.Contrast]) -> Result:
+RELATED = Related(repeat_visit=0.5, fellow_eye=0.25, same_volume="negative")
+KIN = torch.tensor(
+    [
+        [5, 5, 0, 0, -1, -1, 0],
+        [5, 5, 1, 0, -1, -1, 0],
+        [7, 7, 0, 1, 9, 2, 1],
+        [5, 5, 0, 1, -1, -1, 0],
+        [7, 7, 0, 1, 9, 6, 1],
+        [5, 5, -1, 0, -1, -1, 0],
+    ]
+)
+"""`Batch.kin` of the samples: relatives lie on both ranks."""
+
+
+def kinship() -> losses.Kinship:
+    """That of this rank's samples."""
+    count = SAMPLES // dist.world_size()
+    return losses.Kinship(KIN[dist.rank() * count :][:count], RELATED)
+
+
+def contrasted(loss: Callable[..., losses.Contrast], *, known: bool = False) -> Result:
     first, second = own(rows(5)), own(rows(6))
-    found = loss(first, second, temperature=0.3)
+    found = loss(first, second, temperature=0.3, kinship=kinship() if known else None)
     found.loss.backward()
-    logs = torch.stack((found.loss.detach(), found.positive_similarity, found.contrast_top1))
+    logs = torch.stack((found.loss.detach(), *found.logs().values()))
     gradients = {"first": first.grad}
     if second.grad is not None:
         gradients["second"] = second.grad
@@ -94,7 +115,11 @@ def uneven(counts: tuple[int, int]) -> Result:
     first, second = rows(7)[begin:][:count], rows(8)[begin:][:count]
     with torch.no_grad():
         every, start = dist.gather(first)
-        found = [loss(first, second, temperature=0.3) for loss in (losses.nt_xent, losses.moco_contrast)]
+        known = losses.Kinship(KIN[begin:][:count], RELATED)
+        found = [
+            loss(first, second, temperature=0.3, kinship=known)
+            for loss in (losses.nt_xent, losses.moco_contrast)
+        ]
     logs = torch.stack([torch.stack(one) for one in found]) * count
     return {"value": every, "first": torch.tensor(start), "sum": logs if count else torch.zeros_like(logs)}
 
@@ -106,6 +131,8 @@ def everything() -> dict[str, Result]:
         "norm": normalised(),
         "nt_xent": contrasted(losses.nt_xent),
         "moco": contrasted(losses.moco_contrast),
+        "nt_xent_kin": contrasted(losses.nt_xent, known=True),
+        "moco_kin": contrasted(losses.moco_contrast, known=True),
         "uneven": uneven((1, 4)),
         "idle": uneven((0, 5)),
     }

@@ -29,7 +29,7 @@ ROWS = (
         "shares",
         "shipped",
     },
-    {"config", "synthetic", "labels"},
+    {"config", "relations", "synthetic", "labels"},
     {"archive", "data", "models", "losses"},
     {"methods"},
     {"train"},

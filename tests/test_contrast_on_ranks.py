@@ -75,16 +75,23 @@ def test_a_nan_on_one_rank_leaves_running_statistics_of_all(two: list[dict[str, 
             assert torch.equal(rank["norm"][name], rank["norm"][f"after/{name}"])
 
 
-@pytest.mark.parametrize("case", ["nt_xent", "moco"])
+@pytest.mark.parametrize("case", ["nt_xent", "moco", "nt_xent_kin", "moco_kin"])
 def test_contrast_sees_the_negatives_of_all_ranks(
     one: dict[str, Result], two: list[dict[str, Result]], case: str
 ) -> None:
     """The mean of the ranks' losses and logs, and the gradient of that mean."""
     near((two[0][case]["logs"] + two[1][case]["logs"]) / 2, one[case]["logs"])
     near(parts(two, case, "first") / 2, one[case]["first"])
-    assert ("second" in one[case]) == (case == "nt_xent"), "keys get no gradient"
+    assert ("second" in one[case]) == case.startswith("nt_xent"), "keys get no gradient"
     if "second" in one[case]:
         near(parts(two, case, "second") / 2, one[case]["second"])
+
+
+@pytest.mark.parametrize("case", ["nt_xent", "moco"])
+def test_relatives_change_the_loss(one: dict[str, Result], case: str) -> None:
+    """Else the test above would compare nothing new."""
+    assert float((one[case]["logs"][0] - one[f"{case}_kin"]["logs"][0]).abs()) > 0.01
+    assert float(one[f"{case}_kin"]["logs"][3]) > 0.4
 
 
 @pytest.mark.parametrize(("case", "second_begins"), [("uneven", 1), ("idle", 0)])

@@ -6,7 +6,7 @@ stored, shuffled or consumed, so any rank, worker or resumed run computes the sa
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +42,11 @@ def sample_at(seed: int, positions: Integers, count: int) -> Integers:
     assert count > 0, count
     assert not (positions < 0).any(), "positions count from 0"
     epochs, places = np.divmod(positions.astype(np.int64), count)
-    return _shuffled(places, _keys(seed, "order", epochs), count)
+    return shuffled(places, keys(seed, "order", epochs), count)
 
 
-def _keys(seed: int, purpose: str, epochs: Integers, part: int | None = None) -> Words:
-    """A key for each epoch, or for a part of it."""
+def keys(seed: int, purpose: str, epochs: Integers, part: int | None = None) -> Words:
+    """A key for each epoch, or for a part of it, to shuffle by."""
     words = epochs.astype(np.uint64) + np.uint64(_base(seed, purpose))
     if part is not None:
         words = mixed(words) + np.uint64(part)
@@ -57,7 +57,7 @@ def _base(seed: int, purpose: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest(), "little")
 
 
-def _shuffled(places: Integers, keys: Words, count: int) -> Integers:
+def shuffled(places: Integers, keys: Words, count: int) -> Integers:
     """A permutation of [0, count) for each key.
 
     A Feistel network on the next power of two (Luby and Rackoff 1988), walked until it falls below `count`
@@ -108,6 +108,14 @@ class Runs:
         return len(self.shards)
 
 
+class Pairing(Protocol):
+    """An order of its own, in which related samples stand side by side (`together`)."""
+
+    def number_at(self, seed: int, places: Integers) -> Integers:
+        """The number of the sample at each position; every epoch is a permutation of all samples."""
+        ...
+
+
 @dataclass(frozen=True)
 class Order:
     """The endless order of one training: position -> epoch and place -> draw -> number -> row.
@@ -118,6 +126,7 @@ class Order:
     rows: the row of each chosen sample; None where every row is chosen.
     ends: where each sample's weight ends on the line of weights, in whole ticks; None for equal weights.
     window: shards that are open at a time; None shuffles over everything.
+    pairing: keeps related samples together, for equal weights and no window; None shuffles each for itself.
     """
 
     seed: int
@@ -125,6 +134,7 @@ class Order:
     rows: SharedArray | None = None
     ends: SharedArray | None = None
     window: int | None = None
+    pairing: Pairing | None = None
     _known: dict[int, "_Windows"] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -150,6 +160,8 @@ class Order:
     def number_at(self, positions: Integers) -> Integers:
         """Which of the chosen samples stands at each position."""
         assert not (positions < 0).any(), "positions count from 0"
+        if self.pairing is not None:
+            return self.pairing.number_at(self.seed, positions.astype(np.int64))
         epochs, places = np.divmod(positions.astype(np.int64), len(self))
         draws = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs).tolist() if self.window else ():
@@ -223,8 +235,8 @@ class _Windows:
     def of(cls, order: Order, epoch: int) -> "_Windows":
         assert order.window is not None
         first, runs = order._first_draws(epoch), len(order.runs)
-        key = _keys(order.seed, "shards", np.full(runs, epoch))
-        turn = _shuffled(np.arange(runs), key, runs)
+        key = keys(order.seed, "shards", np.full(runs, epoch))
+        turn = shuffled(np.arange(runs), key, runs)
         stops = np.cumsum(np.diff(first)[turn])
         windows = -(-runs // order.window)  # nearly equally large: no last one of a single shard
         closes = stops[np.arange(1, windows + 1) * runs // windows - 1]
@@ -235,8 +247,8 @@ class _Windows:
         spots = np.empty_like(places)
         for window in np.unique(windows).tolist():
             here, begin = windows == window, int(self.closes[window - 1]) if window else 0
-            keys = _keys(self.seed, "window", np.full(int(here.sum()), self.epoch), window)
-            spots[here] = begin + _shuffled(places[here] - begin, keys, int(self.closes[window]) - begin)
+            words = keys(self.seed, "window", np.full(int(here.sum()), self.epoch), window)
+            spots[here] = begin + shuffled(places[here] - begin, words, int(self.closes[window]) - begin)
         runs = np.searchsorted(self.stops, spots, side="right")
         begins = np.where(runs > 0, self.stops[runs - 1], 0)
         return self.firsts[runs] + spots - begins

@@ -1,8 +1,8 @@
 """How often each sample comes and how far it is shuffled: a config and its chosen samples -> an `Order`.
 
-In: indexes, row numbers, `data.sampling`, `data.proportions`, `data.shuffle_shards`. Out: the order of
-training and facts about its epoch. Nothing is held for equal weights, else 8 bytes a sample, shared by all
-processes.
+In: indexes, row numbers, `data.sampling`, `proportions`, `shuffle_shards`, `together`. Out: the order of
+training and facts about its epoch. Nothing is held for equal weights, else 8 bytes a sample (for pairs up to
+16), shared by all processes.
 """
 
 import math
@@ -17,6 +17,7 @@ from ssl_retina import config, shards, shares
 from ssl_retina.data.order import Order, Runs
 from ssl_retina.data.selection import Rows
 from ssl_retina.data.shared import SharedArray
+from ssl_retina.data.together import By, related
 from ssl_retina.errors import ConfigError, InputError, ShardError
 from ssl_retina.shard_index.weights import BALANCE
 from ssl_retina.shards import Index
@@ -39,12 +40,15 @@ class Ways:
     shares: tuple[float, ...] | None = None
     shuffle_shards: int | None = None
     sets: tuple[str, ...] = ()
+    together: By | None = None
 
     @classmethod
     def of(cls, data: config.Data) -> "Ways":
         """Those that a config asks for."""
         sets = tuple(map(str, data.shards))
-        return cls(data.sampling, shares.of(data.proportions, data.shards), data.shuffle_shards, sets)
+        given = shares.of(data.proportions, data.shards)
+        together = None if data.together == "none" else data.together
+        return cls(data.sampling, given, data.shuffle_shards, sets, together)
 
     @property
     def even(self) -> bool:
@@ -79,6 +83,7 @@ class Epoch:
     parts: tuple[Part, ...]
     open_shards: int
     all_shards: int
+    paired: tuple[int, str] | None = None
 
     def repeats(self, batch: int) -> float:
         """Pairs of the same sample that are expected in a batch; more where few shards are shuffled."""
@@ -109,6 +114,9 @@ class Epoch:
                 f"data.shuffle_shards: photographs are shuffled within {self.open_shards} of "
                 f"{self.all_shards} shards at a time, about {size} draws"
             )
+        if self.paired:
+            count, what = self.paired
+            said.append(f"data.together: {count} of {self.draws} photographs come in pairs of one {what}")
         return said
 
     def as_json(self) -> dict[str, Any]:
@@ -117,7 +125,10 @@ class Epoch:
 
 
 def check(data: config.Data, indexes: Sequence[Index]) -> None:
-    """Raise ConfigError that names every set without the weights that `data.sampling` asks for."""
+    """Raise ConfigError that names what does not go with `data.together`, or every set without the weights
+    that `data.sampling` asks for.
+    """
+    _check_together(data)
     sets = zip(data.shards, indexes, strict=True)
     without = [name for name, index in sets if BALANCE not in index.facts]
     if data.sampling == "balanced" and without:
@@ -132,6 +143,20 @@ def check(data: config.Data, indexes: Sequence[Index]) -> None:
         )
 
 
+def _check_together(data: config.Data) -> None:
+    """Pairs are of samples that come once an epoch, from anywhere, and no batch may end within one."""
+    others = {
+        "sampling=uniform": data.sampling == "uniform",
+        "proportions=null": data.proportions is None,
+        "shuffle_shards=null": data.shuffle_shards is None,
+    }
+    wrong = [f"it needs data.{name}" for name, given in others.items() if not given]
+    if data.batch_size % 2:
+        wrong.append(f"it needs an even data.batch_size, not {data.batch_size}: a batch would cut a pair")
+    if data.together != "none" and wrong:
+        raise ConfigError(f"data.together={data.together}", [*wrong, "or take data.together=none"])
+
+
 def listed(rows: Rows) -> Order:
     """An order for those who ask for rows by their place in a list: it is never shuffled."""
     runs = Runs(np.array([0, len(rows)]), np.zeros((1, 2), np.int64))
@@ -141,8 +166,8 @@ def listed(rows: Rows) -> Order:
 def order(indexes: Sequence[Index], rows: Rows, ways: Ways, *, seed: int) -> tuple[Order, Epoch]:
     """The order of these rows (ascending), and what an epoch of it is.
 
-    Raises InputError where a share belongs to a set of which nothing was chosen, ShardError for weights that
-    are none.
+    Raises InputError where a share belongs to a set of which nothing was chosen and where no pair was found
+    for `data.together`, ShardError for weights that are none.
     """
     runs, names = _runs(indexes, rows), ways.sets or [index.folder.name for index in indexes]
     everything = len(rows) == sum(index.samples for index in indexes)
@@ -164,8 +189,10 @@ def order(indexes: Sequence[Index], rows: Rows, ways: Ways, *, seed: int) -> tup
         Part(name, count, share, column)
         for name, count, share, column in zip(names, counts, shares, by, strict=True)
     )
-    epoch = Epoch(len(rows), distinct, effective, parts, at_once, len(runs))
-    return Order(seed, runs, kept, ends, window), epoch
+    pairing = related(indexes, rows, ways.together) if ways.together else None
+    paired = None if pairing is None or not ways.together else (pairing.paired, ways.together)
+    epoch = Epoch(len(rows), distinct, effective, parts, at_once, len(runs), paired)
+    return Order(seed, runs, kept, ends, window, pairing), epoch
 
 
 def _offsets(indexes: Sequence[Index]) -> NDArray[np.int64]:

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ssl_retina import shards
-from ssl_retina.contract import Batch, ViewSpec
-from ssl_retina.data import recipes, views
+from ssl_retina.contract import ORIGIN, Batch, ViewSpec
+from ssl_retina.data import origin, recipes, views
 from ssl_retina.data.geometry import View
 from ssl_retina.data.images import Encoded, Undecodable, opened
 from ssl_retina.data.order import Order
@@ -65,6 +65,7 @@ class Photograph:
     encoded: Encoded
     field: Sequence[float] | None
     modality: str
+    origin: tuple[int, ...]
 
     @property
     def scan(self) -> bool:
@@ -88,9 +89,11 @@ class Sets:
         reader, local = self._place(row)
         encoded = opened(reader.image(local), reader.suffix(local))
         row_of = reader.positions[local]
-        field = _four_numbers(reader.facts(local).get("field_of_view"))
-        modality = reader.index.columns["modality"][int(row_of["modality"])]
-        return Photograph(reader.key(local), int(row_of["group"]), encoded, field, modality)
+        facts, group = reader.facts(local), int(row_of["group"])
+        field = _four_numbers(facts.get("field_of_view"))
+        modality, eye = (reader.index.columns[word][int(row_of[word])] for word in ("modality", "eye"))
+        kin = origin.read(facts, group=group, eye=eye, scan=modality == SCAN)
+        return Photograph(reader.key(local), group, encoded, field, modality, kin)
 
     def key(self, row: int) -> str:
         """The key of one sample."""
@@ -152,11 +155,12 @@ class Stream:
         places = torch.from_numpy(positions)
         global_views, local_views = views.plan(self.spec, self.seed, places)
         drawn = _Drawn(global_views, local_views, len(positions))
-        keys, groups, scans, replaced = [], [], [], []
+        keys, groups, origins, scans, replaced = [], [], [], [], []
         for number, row in enumerate(self._rows(positions).tolist()):
             photograph, skipped = self._photograph(row, int(positions[number]), partial(drawn.draw, number))
             keys.append(photograph.key)
             groups.append(photograph.group)
+            origins.append(photograph.origin)
             scans.append(photograph.scan)
             replaced += skipped
         batch = Batch(
@@ -169,6 +173,7 @@ class Stream:
             colours=views.colours(self.spec, self.seed, places, scans=scans),
             local_field_of_view=torch.from_numpy(drawn.fields[len(global_views) :]) if local_views else None,
             cameras=views.cheap_cameras(self.spec, self.seed, places, scans=scans),
+            origin=torch.tensor(origins, dtype=torch.int64).view(len(keys), len(ORIGIN)),
         )
         return Loaded(batch, tuple(replaced))
 

@@ -32,7 +32,7 @@ def plan(spec: ViewSpec, seed: int, positions: Tensor) -> tuple[list[View], list
     views = []
     for number, (crop, size) in enumerate(kinds):
         draws = uniform(seed, "crop", positions, geometry.DRAWS, number).double().numpy()
-        views.append(View(crop, found.flip, found.turn, size, draws))
+        views.append(View(crop, found.flip and spec.flip, found.turn, size, draws))
     return views[: spec.global_views], views[spec.global_views :]
 
 
@@ -147,6 +147,7 @@ def finish(
         local_field_of_view=None if local is None else local.fields.to(device, non_blocking=True),
         colours=None,
         cameras=None,
+        origin=None if batch.origin is None else batch.origin.to(device, non_blocking=True),
     )
 
 

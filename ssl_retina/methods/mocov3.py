@@ -1,6 +1,7 @@
 """MoCo v3: each view's query finds the other view's key, which a slowly following teacher gives.
 
-Chen, Xie, He: An Empirical Study of Training Self-Supervised Vision Transformers, ICCV 2021.
+Chen, Xie, He: An Empirical Study of Training Self-Supervised Vision Transformers, ICCV 2021. Not the paper's:
+photographs of one patient are no negatives of each other (`Config.related`).
 """
 
 import math
@@ -15,6 +16,7 @@ from ssl_retina.config import CropScale, Positive, Section, Share
 from ssl_retina.contract import Batch, Clock, MakeEncoder, Output, Pool, ViewSpec, Weights
 from ssl_retina.models import heads
 from ssl_retina.models.teacher import Teacher
+from ssl_retina.relations import Related
 
 
 class Config(Section):
@@ -25,7 +27,8 @@ class Config(Section):
     freeze_patch_embedding: the random projection of patches is never trained, which keeps training stable
         (section 4.2).
     pool: how tokens become the vector that is contrasted, and that the export gives.
-    recipe, crop_scale, colour: how views are drawn (`contract.ViewSpec`).
+    recipe, crop_scale, colour, flip: how views are drawn (`contract.ViewSpec`).
+    related: what photographs of one patient are to each other (`relations.Related`); not in the paper.
     """
 
     couples_batch: ClassVar[bool] = True
@@ -40,6 +43,8 @@ class Config(Section):
     recipe: str = "mocov3"
     crop_scale: CropScale | None = None
     colour: Annotated[float, Field(ge=0)] = 1.0
+    flip: bool = True
+    related: Related = Related()
 
 
 def views(config: Config, image_size: int) -> ViewSpec:
@@ -50,6 +55,7 @@ def views(config: Config, image_size: int) -> ViewSpec:
         global_size=image_size,
         crop_scale=config.crop_scale,
         colour=config.colour,
+        flip=config.flip,
     )
 
 
@@ -73,8 +79,9 @@ class Method(nn.Module):
         pooled = [self._pooled(images, batch, clock, view) for view, images in enumerate((first, second))]
         queries = [self.predictor(self.projector(vector)) for vector in pooled]  # 2 of (batch, out)
         keys = [self.teacher(images, clock, batch.position) for images in (first, second)]
+        kinship = losses.Kinship(batch.kin, self.config.related)
         there, back = (
-            losses.moco_contrast(query, key, temperature=self.config.temperature)
+            losses.moco_contrast(query, key, temperature=self.config.temperature, kinship=kinship)
             for query, key in zip(queries, reversed(keys), strict=True)
         )
         logs = {

@@ -1,8 +1,7 @@
 """SimCLR: two views of a photograph find each other among all views of the batch.
 
 Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual Representations,
-ICML 2020. Two photographs of one patient, both eyes too, are each other's negatives, as two of anybody: the
-loss knows photographs only.
+ICML 2020. Not the paper's: photographs of one patient are no negatives of each other (`Config.related`).
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -15,6 +14,7 @@ from ssl_retina import losses
 from ssl_retina.config import CropScale, Positive, Section
 from ssl_retina.contract import Batch, Clock, MakeEncoder, Output, Pool, ViewSpec, Weights
 from ssl_retina.models import heads
+from ssl_retina.relations import Related
 
 
 class Config(Section):
@@ -24,7 +24,8 @@ class Config(Section):
     projector_*: one hidden layer as wide as a ResNet-50's features, 128 values out (section 2.1);
         projector_layers 3 is that of SimCLR v2 (Chen et al., NeurIPS 2020).
     pool: how tokens become the vector that is contrasted, and that the export gives.
-    recipe, crop_scale, colour: how views are drawn (`contract.ViewSpec`).
+    recipe, crop_scale, colour, flip: how views are drawn (`contract.ViewSpec`).
+    related: what photographs of one patient are to each other (`relations.Related`); not in the paper.
     """
 
     couples_batch: ClassVar[bool] = True
@@ -38,6 +39,8 @@ class Config(Section):
     recipe: str = "contrast"
     crop_scale: CropScale | None = None
     colour: Annotated[float, Field(ge=0)] = 1.0
+    flip: bool = True
+    related: Related = Related()
 
 
 def views(config: Config, image_size: int) -> ViewSpec:
@@ -48,6 +51,7 @@ def views(config: Config, image_size: int) -> ViewSpec:
         global_size=image_size,
         crop_scale=config.crop_scale,
         colour=config.colour,
+        flip=config.flip,
     )
 
 
@@ -68,7 +72,8 @@ class Method(nn.Module):
             for view, images in enumerate(batch.global_views)
         ]  # 2 of (batch, width)
         first, second = self.projector(torch.cat(pooled)).chunk(2)  # (batch, out)
-        contrast = losses.nt_xent(first, second, temperature=self.config.temperature)
+        kinship = losses.Kinship(batch.kin, self.config.related)
+        contrast = losses.nt_xent(first, second, temperature=self.config.temperature, kinship=kinship)
         return Output(contrast.loss, contrast.logs(), pooled[0].detach().float())
 
     def after_step(self, clock: Clock, weights: Weights) -> None:

@@ -24,6 +24,34 @@ def hidden_count(patches: int, ratio: float) -> int:
     return round(patches * ratio)
 
 
+class FieldMask(NamedTuple):
+    """A mask, and which of its hidden patches are to be predicted: `counted` (batch, hidden), bool.
+
+    confined: (batch,) bool, whether nothing outside of the field is kept.
+    """
+
+    keep: Tensor
+    hidden: Tensor
+    counted: Tensor
+    confined: Tensor
+
+
+def field_mask(noise: Tensor, ratio: float, *, inside: Tensor) -> FieldMask:
+    """As `random_mask`, but what is kept and what is predicted lies in the field: `inside` (batch, patches).
+
+    Every sample still keeps as many patches as without a field, so that batches stay rectangular and cost
+    the same: of the retina a smaller share than `ratio` is hidden then (of a whole photograph, whose field
+    is 0.785 of its square, 68 % for 75). Where less than half of that share would be, which at 75 % is a
+    view with less than 40 % retina, the mask is the random one, and only its hidden retina is predicted. A
+    function of each sample alone; with everything inside it is `random_mask`.
+    """
+    visible = noise.shape[1] - hidden_count(noise.shape[1], ratio)
+    confined = inside.sum(dim=1) * (1 - ratio / 2) >= visible
+    last = (~inside & confined[:, None]).to(noise.dtype)  # noise is below 1: all of these come after the rest
+    keep, hidden = random_mask(noise + last, ratio)
+    return FieldMask(keep, hidden, inside.gather(1, hidden), confined)
+
+
 def random_mask(noise: Tensor, ratio: float) -> Mask:
     """Hide the patches with the largest noise: uniform without replacement (He et al. 2022, section 3).
 

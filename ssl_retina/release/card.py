@@ -162,6 +162,7 @@ def _progress(progress: Mapping[str, Any]) -> str:
         "held_out_loss": "Held-out loss",
         "positive_similarity": "Cosine similarity of two views of a photograph at the end",
         "contrast_top1": "Share of views whose other view was the nearest at the end",
+        "false_negative_rate": "Share of a batch's possible negatives that were of the same patient",
         "feature_rank": "Effective rank of the features (RankMe)",
     }
     lines = [f"- {text}: {progress[key]:.4g}" for key, text in named.items() if progress.get(key) is not None]

@@ -58,7 +58,7 @@ def _place(recipe: Recipe, spec: ViewSpec) -> str:
     parts = [_crop(recipe.global_crop)]
     if spec.local_views and recipe.local_crop is not None:
         parts.append(f"local views {_crop(recipe.local_crop)}")
-    if recipe.flip:
+    if recipe.flip and spec.flip:
         parts.append("half of them flipped left to right")
     if recipe.turn is not None:
         parts.append(f"turned by up to {recipe.turn.photograph:g} degrees (B-scans {recipe.turn.scan:g})")

@@ -16,4 +16,5 @@ def put_together(parts: Sequence[Batch]) -> Batch:
         torch.cat([part.position for part in parts]),
         torch.cat([part.group for part in parts]),
         torch.cat([part.field_of_view for part in parts], 1),
+        origin=torch.cat([part.origin for part in parts if part.origin is not None]),
     )

@@ -57,6 +57,7 @@ def _assert_equal(one: Batch, other: Batch) -> None:
     assert one.keys == other.keys
     assert torch.equal(one.position, other.position)
     assert torch.equal(one.group, other.group)
+    assert torch.equal(one.kin, other.kin)
     assert torch.equal(one.global_views, other.global_views)
     assert torch.equal(one.field_of_view.nan_to_num(-1), other.field_of_view.nan_to_num(-1))
 

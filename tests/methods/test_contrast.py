@@ -1,5 +1,6 @@
 """SimCLR and MoCo v3 against loops written from the papers, their teacher, their views and their recipes."""
 
+import dataclasses
 import math
 from functools import partial
 from typing import Any
@@ -10,8 +11,9 @@ from test_losses import slow_moco, slow_nt_xent
 from torch import Tensor, nn
 
 from ssl_retina import config, methods, shipped
-from ssl_retina.contract import Batch, Clock, uniform
+from ssl_retina.contract import ORIGIN, UNKNOWN, Batch, Clock, uniform
 from ssl_retina.models import encoder
+from ssl_retina.relations import KINDS
 
 CLOCK = Clock(step=2, total=10, seed=3)
 SMALL: dict[str, dict[str, Any]] = {
@@ -91,7 +93,8 @@ def test_simclr_equals_the_slow_version(pool: str) -> None:
     pooled = torch.cat([_pooled(method.encoder, images, pool) for images in batch.global_views])
     first, second = _slow_mlp(method.projector, pooled).chunk(2)
     output = method(batch, CLOCK)
-    found = [output.loss.item(), *(value.item() for value in output.logs.values())]
+    assert output.logs["false_negative_rate"].item() == 0, "each sample is a patient"
+    found = [output.loss.item(), *(value.item() for value in list(output.logs.values())[:2])]
     assert found == pytest.approx(slow_nt_xent(first, second, 0.1), rel=1e-4, abs=1e-5)
     torch.testing.assert_close(output.features.double(), pooled[:5], rtol=1e-5, atol=1e-5)
 
@@ -113,6 +116,31 @@ def test_mocov3_equals_the_slow_version(pool: str) -> None:
         mean = (crossed[0][place] + crossed[1][place]) / 2
         assert output.logs[name].item() == pytest.approx(mean, rel=1e-4, abs=1e-5)
     assert output.logs["momentum"].item() == pytest.approx(method.momentum(CLOCK))
+
+
+@BOTH
+def test_relatives_reach_the_loss(name: str) -> None:
+    """Samples 0 to 2 are one eye at one visit, 3 its fellow; by default none is contrasted with another."""
+    batch = _batch(6)
+    group = torch.tensor([7, 7, 7, 7, 8, 9])
+    origin = torch.full((6, len(ORIGIN)), UNKNOWN)
+    origin[:, 0], origin[:4, 1], origin[:4, 2] = group, torch.tensor([0, 0, 0, 1]), 0
+    origin[:, 5] = 0
+    batch = dataclasses.replace(batch, group=group, origin=origin)
+    found = {}
+    for related in (
+        {},
+        {"same_visit": 0.5},
+        {"fellow_eye": 0.5},
+        dict.fromkeys(KINDS[1:], "negative"),
+    ):
+        output = _method(name, related=related).train()(batch, CLOCK)
+        found[str(related)] = output.loss.item()
+        expected = 12 / 30
+        assert output.logs["false_negative_rate"].item() == pytest.approx(expected)
+    assert len({round(loss, 4) for loss in found.values()}) == 4
+    alone = _method(name).train()(_batch(6), CLOCK).loss.item()
+    assert found[str(dict.fromkeys(KINDS[1:], "negative"))] == pytest.approx(alone, rel=1e-6)
 
 
 @BOTH

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssl_retina.contract import uniform
-from ssl_retina.models.masking import hidden_count, patch_field, random_mask
+from ssl_retina.models.masking import field_mask, hidden_count, patch_field, random_mask
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,49 @@ def test_an_unknown_field_is_everywhere_and_rows_do_not_mix() -> None:
     found = patch_field(field, 4, 40)
     assert (found[1] == 1).all()
     assert torch.equal(found, torch.cat([patch_field(row[None], 4, 40) for row in field]))
+
+
+@pytest.mark.parametrize("ratio", [0.4, 0.75, 0.9])
+def test_a_field_mask_keeps_and_counts_the_field_alone(ratio: float) -> None:
+    """196 patches of which 180, 154 and 40 are inside, against sets."""
+    noise = uniform(2, "mask", torch.arange(12), 196)
+    sizes = torch.tensor([180, 154, 40] * 4)
+    places = uniform(3, "inside", torch.arange(12), 196).argsort(dim=1).argsort(dim=1)
+    inside = places < sizes[:, None]
+    mask = field_mask(noise, ratio, inside=inside)
+    visible = 196 - hidden_count(196, ratio)
+    plain = random_mask(noise, ratio)
+    for row in range(12):
+        field = set(inside[row].nonzero()[:, 0].tolist())
+        keep, hidden = mask.keep[row].tolist(), mask.hidden[row].tolist()
+        assert sorted(keep + hidden) == list(range(196))
+        assert {patch for patch, one in zip(hidden, mask.counted[row], strict=True) if one} == field & {
+            *hidden
+        }
+        enough = (len(field) - visible) / len(field) >= ratio / 2
+        assert bool(mask.confined[row]) == enough
+        if enough:
+            lowest = sorted(field, key=lambda patch, row=row: float(noise[row, patch]))[:visible]
+            assert keep == sorted(lowest)
+        else:
+            assert keep == plain.keep[row].tolist()
+    assert 0 < int(mask.confined.sum()) < 12 or ratio != 0.75
+
+
+def test_with_everything_inside_a_field_mask_is_the_random_one() -> None:
+    noise = uniform(2, "mask", torch.arange(9), 64)
+    mask, plain = (
+        field_mask(noise, 0.75, inside=torch.ones(9, 64, dtype=torch.bool)),
+        random_mask(noise, 0.75),
+    )
+    assert torch.equal(mask.keep, plain.keep)
+    assert torch.equal(mask.hidden, plain.hidden)
+    assert bool(mask.counted.all())
+
+
+def test_every_patch_of_the_field_is_kept_equally_often() -> None:
+    inside = (torch.arange(64) < 50).expand(20_000, -1)
+    kept = torch.zeros(20_000, 64)
+    kept.scatter_(1, field_mask(uniform(5, "mask", torch.arange(20_000), 64), 0.75, inside=inside).keep, 1.0)
+    assert float((kept.mean(0)[:50] - 16 / 50).abs().max()) < 0.02
+    assert float(kept[:, 50:].sum()) == 0
