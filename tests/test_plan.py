@@ -103,8 +103,10 @@ def test_an_unknown_device_is_told_with_those_there_are() -> None:
 def test_check_needs_no_shards_to_foretell(tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(
-        "data: {batch_size: 64}\nmodel: {name: vit_tiny_patch16_224, image_size: 32, patch_size: 8, depth: 2}\n"
-        "method: {name: mae, decoder_width: 32, decoder_depth: 1, decoder_heads: 4}\ntrain: {steps: 10, precision: fp32}\n"
+        "data: {batch_size: 64}\n"
+        "model: {name: vit_tiny_patch16_224, image_size: 32, patch_size: 8, depth: 2}\n"
+        "method: {name: mae, decoder_width: 32, decoder_depth: 1, decoder_heads: 4}\n"
+        "train: {steps: 10, precision: fp32}\n"
     )
     words = ["check", str(path), "--device", "h200", "--devices", "2", "--price", "2.5", "--json"]
     done = CliRunner().invoke(app, words)
