@@ -91,6 +91,8 @@ class Model(Section):
 
     patch_size: that of the name where it is not given.
     position_embedding: starts at the sine-cosine values; `fixed` keeps them, `learned` trains them.
+    registers: tokens beside the class token that belong to no patch (Darcet et al. 2024); 0 leaves as many as
+        the name has.
     """
 
     name: str = "vit_small_patch16_224"
@@ -99,6 +101,7 @@ class Model(Section):
     depth: Positive | None = None
     drop_path: Share = 0.0
     position_embedding: Literal["fixed", "learned"] = "fixed"
+    registers: Annotated[int, Field(ge=0, le=64)] = 0
 
     @model_validator(mode="after")
     def _whole_patches(self) -> "Model":

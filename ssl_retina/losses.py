@@ -75,3 +75,44 @@ def _contrast(logits: Tensor, positive: Tensor, temperature: float) -> Contrast:
     similarity = logits.detach().gather(1, positive[:, None]) * temperature
     nearest = logits.detach().argmax(dim=1) == positive
     return Contrast(functional.cross_entropy(logits, positive), similarity.mean(), nearest.float().mean())
+
+
+class Distilled(NamedTuple):
+    """Cross entropy of a student with its teacher; detached: how sharp the teacher is, what is left to learn.
+
+    prototypes_used: share of the prototypes that is some row's largest, over all ranks.
+    """
+
+    loss: Tensor
+    teacher_entropy: Tensor
+    divergence: Tensor
+    prototypes_used: Tensor
+
+    def logs(self) -> dict[str, Tensor]:
+        """The three scalars by name."""
+        return {
+            "teacher_entropy": self.teacher_entropy,
+            "divergence": self.divergence,
+            "prototypes_used": self.prototypes_used,
+        }
+
+
+def view_distillation(student: Tensor, targets: Tensor, *, temperature: float) -> Distilled:
+    """Every view (views, batch, prototypes) learns what the teacher says of the other global views.
+
+    Caron et al. 2021, eq. 3 and algorithm 1: the mean over pairs of different views. `targets` (global
+    views, batch, prototypes) are distributions; the student's first views are the same.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        log = (student.float() / temperature).log_softmax(dim=-1)
+        crossed = -torch.einsum("tbk,vbk->tv", targets, log)
+        pairs = crossed.numel() - len(targets)
+        loss = (crossed.sum() - crossed.diagonal().sum()) / (pairs * student.shape[1])
+        return _distilled(loss, torch.special.entr(targets).sum(dim=-1).mean(), targets)
+
+
+def _distilled(loss: Tensor, entropy: Tensor, targets: Tensor) -> Distilled:
+    """The pairs hold every target equally often, so what exceeds their entropy is their divergence."""
+    largest = targets.flatten(0, -2).argmax(dim=-1)
+    seen = dist.total(targets.new_zeros(targets.shape[-1]).index_fill(0, largest, 1.0)) > 0
+    return Distilled(loss, entropy, loss.detach() - entropy, seen.float().mean())
