@@ -123,10 +123,14 @@ class Model(Section):
 
 
 class Optim(Section):
-    """AdamW. `learning_rate` is per 256 samples of the global batch; `layer_decay` 1.0 is none."""
+    """AdamW. `learning_rate` is per 256 samples of the global batch; `layer_decay` 1.0 is none.
+
+    weight_decay_end: where given, half a cosine takes the weight decay there at the last step.
+    """
 
     learning_rate: Annotated[float, Field(gt=0)] = 1.5e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay_end: Annotated[float, Field(ge=0)] | None = None
     betas: tuple[Share, Share] = (0.9, 0.95)
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     clip_norm: Annotated[float, Field(gt=0)] | None = None
