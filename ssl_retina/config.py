@@ -56,6 +56,7 @@ def _rising(value: tuple[float, float]) -> tuple[float, float]:
 
 CropScale = Annotated[tuple[Area, Area], AfterValidator(_rising)]
 """Smallest and largest share of the area in a crop."""
+MaskRatio = Annotated[tuple[Share, Share], AfterValidator(_rising)]
 
 
 class Data(Section):

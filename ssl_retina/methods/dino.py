@@ -90,10 +90,11 @@ class Method(nn.Module):
         config, size = self.config, len(batch.position)
         pooled = self._pooled(batch, clock)  # (views * batch, width)
         learning = float(clock.fraction >= config.freeze_prototypes)
-        student = self.head(pooled, learning).unflatten(0, (-1, size))  # (views, batch, prototypes)
+        logits = self.head(pooled, learning)
+        student = logits.view(-1 if size else 2, size, config.prototypes)  # (views, batch, prototypes)
         taught = self.teacher(batch.global_views.flatten(0, 1), clock, batch.position)
         sharp = self.temperature(clock)
-        targets = self.centring(taught.unflatten(0, (-1, size)), sharp)  # (2, batch, prototypes)
+        targets = self.centring(taught.unflatten(0, (2, size)), sharp)  # (2, batch, prototypes)
         found = losses.view_distillation(student, targets, temperature=config.student_temperature)
         told = {"momentum": self.momentum(clock), "teacher_temperature": sharp}
         logs = {name: torch.full((), value, device=pooled.device) for name, value in told.items()}

@@ -154,7 +154,8 @@ class Engine:
     def step(self, learning_rate: float, weight_decay: float | None = None) -> bool:
         """Finish a micro-batch; after the last one of a step, update. True where weights really changed.
 
-        `weight_decay` takes the place of the optimiser's own. A skipped step also leaves the buffers as they were: running statistics would stay NaN for good.
+        `weight_decay` takes the place of the optimiser's own. A skipped step also leaves the buffers as they
+        were: running statistics would stay NaN for good.
         """
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate * group["scale"]

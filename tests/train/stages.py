@@ -30,11 +30,12 @@ STEPS = 4
 BROKEN = 2
 """In this step the last rank's loss is NaN."""
 
+DISTILLED = {"hidden": 37, "bottleneck": 11, "prototypes": 45, "local_views": 2, "momentum": 0.7}
 OPTIONS: dict[str, dict[str, Any]] = {
     "mae": {"decoder_width": 20, "decoder_depth": 1, "decoder_heads": 5},
     "simclr": {"projector_hidden": 33, "projector_out": 7},
     "mocov3": {"hidden": 37, "out": 13, "momentum": 0.7},
-    "dino": {"recipe": "dino", "hidden": 37, "bottleneck": 11, "prototypes": 45, "local_views": 2, "momentum": 0.7},
+    **dict.fromkeys(("dino", "ibot", "dinov2"), DISTILLED),
 }
 """Odd widths: 2 ranks divide neither the matrices nor the biases; 3 ranks divide next to nothing."""
 

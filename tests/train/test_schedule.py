@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import pytest
-
 import tiny
 
 from ssl_retina.train.schedule import share_of_peak, weight_decay
