@@ -1,6 +1,6 @@
 """DINO, iBOT and DINOv2 on one rank or several, for one comparison.
 
-`python distillation_ranks.py FOLDER`: losses, gradients, centres and targets of this rank, into FOLDER/RANK.pt.
+`python distillation_ranks.py FOLDER`: what this rank found, into FOLDER/RANK.pt.
 """
 
 import sys
@@ -99,8 +99,17 @@ def pieces() -> dict[str, Tensor]:
     return {"sinkhorn": Sinkhorn()(own(logits), 0.05, own(real)), "koleo": rows.grad}
 
 
+def idle() -> dict[str, Tensor]:
+    """The losses of an evaluation of five samples, which all lie on the first rank."""
+    found = {}
+    for case in ("dino", "ibot", "dinov2"):
+        with torch.no_grad():
+            found[case] = made(case).eval()(batch(9, 0 if dist.rank() else 5), CLOCK).loss
+    return found
+
+
 def everything() -> dict[str, dict[str, Tensor]]:
-    return {"pieces": pieces(), **{case: whole(case) for case in CASES}}
+    return {"pieces": pieces(), "idle": idle(), **{case: whole(case) for case in CASES}}
 
 
 if __name__ == "__main__":

@@ -24,7 +24,74 @@ from ssl_retina.models.targets import Centring, Sinkhorn
 
 HERE = Path(__file__).parent
 EVERY_CASE = pytest.mark.parametrize("case", CASES)
-CURVES: dict[str, list[float]] = {}
+CURVES: dict[str, list[float]] = {
+    "dino": [
+        2.292566,
+        1.149116,
+        1.254844,
+        1.126134,
+        1.671966,
+        2.004662,
+        2.511463,
+        3.026936,
+        3.256856,
+        3.71514,
+        3.623299,
+        3.615409,
+        3.636818,
+        4.437477,
+        4.499481,
+        4.350099,
+        4.484852,
+        4.834834,
+        4.581231,
+        4.272015,
+    ],
+    "ibot": [
+        9.453005,
+        7.856364,
+        6.902043,
+        6.925797,
+        5.502061,
+        5.786674,
+        5.978063,
+        6.361295,
+        6.684702,
+        6.166612,
+        6.454537,
+        6.364622,
+        6.256904,
+        5.947347,
+        6.299504,
+        5.83896,
+        6.263182,
+        6.179208,
+        5.920875,
+        5.90556,
+    ],
+    "dinov2": [
+        9.580848,
+        8.950835,
+        8.413737,
+        8.348757,
+        8.158548,
+        7.866234,
+        7.929563,
+        7.765639,
+        7.764789,
+        7.586123,
+        7.633508,
+        7.604537,
+        7.495072,
+        7.473048,
+        7.39643,
+        7.255128,
+        7.16324,
+        7.154492,
+        7.170097,
+        7.143785,
+    ],
+}
 
 
 def _rows(*shape: int, seed: int = 0) -> Tensor:
@@ -162,7 +229,7 @@ def test_block_masks_are_blocks_and_reach_every_patch() -> None:
     together = (hidden[:, :, 1:] & hidden[:, :, :-1]).sum() / hidden[:, :, :-1].sum()
     assert float(together) > 0.7
     often = hidden.float().mean(dim=0)
-    assert float(often.min()) > 0.1
+    assert float(often.min()) > 0.01, "the corners, where few blocks fit"
     assert float((often - often.flip(1)).abs().max()) < 0.1
 
 
@@ -188,67 +255,64 @@ def _slow_head(head: DINOHead, vectors: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
+def _slow_tokens(method: Any, images: Tensor, where: Tensor | None) -> Tensor:
+    """Plain timm, with the mask token put in the place of patches one by one."""
+    vit = method.encoder.vit
+    patches = vit.patch_embed(images)
+    if where is not None:
+        for row, at in where.nonzero().tolist():
+            patches[row, at] = method.mask_token
+    tokens = vit._pos_embed(patches)
+    for block in vit.blocks:
+        tokens = block(tokens)
+    return vit.norm(tokens)
+
+
+def _slow_targets(case: str, logits: Tensor) -> Tensor:
+    if case == "dinov2":
+        return Sinkhorn()(logits.float(), 0.07)
+    return (logits.float() / 0.07).softmax(dim=-1)
+
+
+def _slow_patches(case: str, mask: masking.BlockMask, pairs: Any) -> float:
+    """Half the mean over samples of the mean over hidden patches; `pairs`: logits of student and teacher."""
+    known = _slow_targets(case, torch.cat([theirs for _, theirs in pairs]))
+    per_sample = []
+    for (ours, _), targets in zip(pairs, known.split(mask.real.sum(dim=1).tolist()), strict=True):
+        terms = [_cross(a.tolist(), b.tolist(), 0.1) for a, b in zip(targets, ours, strict=True)]
+        per_sample.append(sum(terms) / len(terms))
+    return sum(per_sample) / len(per_sample) / 2
+
+
 @pytest.mark.parametrize("case", ["dino", "ibot", "dinov2"])
+@torch.no_grad()
 def test_equals_the_slow_version(case: str) -> None:
-    """View by view and sample by sample, in float64, with plain timm where nothing is hidden."""
-    method, given = (
-        made(case, drop_path=0.0, patch_bottleneck=8) if case == "dinov2" else made(case, drop_path=0.0),
-        batch(40, 5),
-    )
+    """View by view and patch by patch, in float64, with plain timm's own forward pass for the teacher."""
+    method, given = made(case, drop_path=0.0), batch(40, 5)
     output = method(given, CLOCK)
     method.double()
-    size, sharp = 5, 0.07
-    mask = None
-    if case != "dino":
-        draws = CLOCK.uniform("block_mask", given.position, masking.BLOCK_DRAWS)
-        mask = masking.block_mask(draws, 4, (0.1, 0.5))
-    large, taught = [], []
-    for view in range(2):
-        images = given.global_views[view].double()
-        patches = method.encoder.vit.patch_embed(images)
-        if mask is not None:
-            for row in range(size):
-                for at in range(16):
-                    if mask.where[view * size + row, at]:
-                        patches[row, at] = method.mask_token
-        tokens = method.encoder.vit._pos_embed(patches)
-        for block in method.encoder.vit.blocks:
-            tokens = block(tokens)
-        large.append(method.encoder.vit.norm(tokens))
-        taught.append(method.teacher.encoder.vit.forward_features(images))
-    small = [method.encoder(images.double(), CLOCK, given.position) for images in given.local_views]
-    heads = method.heads if case == "dinov2" else {"views": method.head, "patches": method.head}
-    wise = (
-        method.teacher.head
-        if case == "dinov2"
-        else {"views": method.teacher.head, "patches": method.teacher.head}
-    )
-    student = torch.stack([_slow_head(heads["views"], one[:, 0]) for one in (*large, *small)])
-    logits = torch.stack([_slow_head(wise["views"], one[:, 0]) for one in taught])
-    if case == "dinov2":
-        targets = Sinkhorn()(logits.float(), sharp)
-    else:
-        targets = (logits.float() / sharp).softmax(dim=-1)
+    masked = case != "dino"
+    mask = masking.block_mask(CLOCK.uniform("block_mask", given.position, masking.BLOCK_DRAWS), 4, (0.1, 0.5))
+    where = mask.where.chunk(2) if masked else (None, None)
+    images = given.global_views.double()
+    large = [_slow_tokens(method, one, hidden) for one, hidden in zip(images, where, strict=True)]
+    taught = [method.teacher.encoder.vit.forward_features(one) for one in images]
+    small = [method.encoder(one.double(), CLOCK, given.position) for one in given.local_views]
+    ours = method.heads if case == "dinov2" else {"views": method.head, "patches": method.head}
+    head = method.teacher.head
+    theirs = head if case == "dinov2" else {"views": head, "patches": head}
+    student = torch.stack([_slow_head(ours["views"], one[:, 0]) for one in (*large, *small)])
+    targets = _slow_targets(case, torch.stack([_slow_head(theirs["views"], one[:, 0]) for one in taught]))
     expected = float(losses.view_distillation(student.float(), targets, temperature=0.1).loss)
-    if mask is not None:
-        per_sample, rows = [], []
-        for row in range(size):
-            view = int(mask.second[row])
-            hidden = mask.at[row, mask.real[row]] + 3
-            rows.append(
-                (
-                    _slow_head(heads["patches"], large[view][row, hidden]),
-                    _slow_head(wise["patches"], taught[view][row, hidden]),
-                )
-            )
-        every = torch.cat([one for _, one in rows]).float()
-        known = Sinkhorn()(every, sharp) if case == "dinov2" else (every / sharp).softmax(dim=-1)
-        for (ours, _), theirs in zip(rows, known.split([len(one) for one, _ in rows]), strict=True):
-            terms = [_cross(a.tolist(), b.tolist(), 0.1) for a, b in zip(theirs, ours, strict=True)]
-            per_sample.append(sum(terms) / len(terms))
-        expected += sum(per_sample) / size / 2
+    if masked:
+        places = [(int(mask.second[row]), row, mask.at[row, mask.real[row]] + 3) for row in range(5)]
+        pairs = [
+            (_slow_head(ours["patches"], large[v][r, at]), _slow_head(theirs["patches"], taught[v][r, at]))
+            for v, r, at in places
+        ]
+        expected += _slow_patches(case, mask, pairs)
     if case == "dinov2":
-        expected += 0.1 * sum(float(losses.koleo(one[:, 0].float())) for one in large)
+        expected += 0.1 * sum(float(losses.koleo(one[:, 0])) for one in large)
     assert output.loss.item() == pytest.approx(expected, rel=2e-5)
 
 
@@ -275,6 +339,11 @@ def test_law_3_two_ranks_equal_one(one: Any, two: Any, case: str) -> None:
         torch.testing.assert_close(mean, value, rtol=1e-4, atol=2e-6, msg=name)
         if name.startswith("centre/"):
             assert torch.equal(two[0][case][name], two[1][case][name]), name
+
+
+def test_a_rank_without_photographs_takes_part_in_an_evaluation(one: Any, two: Any) -> None:
+    for case in ("dino", "ibot", "dinov2"):
+        assert two[0]["idle"][case].item() == pytest.approx(one["idle"][case].item(), rel=1e-5)
 
 
 def test_law_3_sinkhorn_and_koleo(one: Any, two: Any) -> None:
@@ -365,14 +434,13 @@ def test_recomputed_blocks_change_no_bit(case: str) -> None:
 
 
 @EVERY_CASE
-def test_evaluation_changes_nothing_and_takes_an_empty_rank(case: str) -> None:
+def test_evaluation_changes_nothing(case: str) -> None:
     method = made(case)
     method(batch(0, 4), CLOCK)
     before = {name: value.clone() for name, value in method.named_buffers()}
     method.eval()
     with torch.no_grad():
         assert method(batch(9, 3), CLOCK).loss.isfinite()
-        assert method(batch(9, 0), CLOCK).loss.shape == ()
     assert all(torch.equal(value, before[name]) for name, value in method.named_buffers())
 
 
@@ -401,7 +469,7 @@ def _train(case: str, steps: int) -> list[float]:
     curve = []
     for step in range(steps):
         clock = Clock(step, steps, seed=3)
-        loss = method(batch(step * 8, 8), clock).loss
+        loss = method(batch(step * 4, 4), clock).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
