@@ -56,6 +56,7 @@ def _rising(value: tuple[float, float]) -> tuple[float, float]:
 
 CropScale = Annotated[tuple[Area, Area], AfterValidator(_rising)]
 """Smallest and largest share of the area in a crop."""
+MaskRatio = Annotated[tuple[Share, Share], AfterValidator(_rising)]
 
 
 class Data(Section):
@@ -93,6 +94,8 @@ class Model(Section):
 
     patch_size: that of the name where it is not given.
     position_embedding: starts at the sine-cosine values; `fixed` keeps them, `learned` trains them.
+    registers: tokens beside the class token that belong to no patch (Darcet et al. 2024); 0 leaves as many as
+        the name has.
     """
 
     name: str = "vit_small_patch16_224"
@@ -101,6 +104,7 @@ class Model(Section):
     depth: Positive | None = None
     drop_path: Share = 0.0
     position_embedding: Literal["fixed", "learned"] = "fixed"
+    registers: Annotated[int, Field(ge=0, le=64)] = 0
 
     @model_validator(mode="after")
     def _whole_patches(self) -> "Model":
@@ -122,10 +126,14 @@ class Model(Section):
 
 
 class Optim(Section):
-    """AdamW. `learning_rate` is per 256 samples of the global batch; `layer_decay` 1.0 is none."""
+    """AdamW. `learning_rate` is per 256 samples of the global batch; `layer_decay` 1.0 is none.
+
+    weight_decay_end: where given, half a cosine takes the weight decay there at the last step.
+    """
 
     learning_rate: Annotated[float, Field(gt=0)] = 1.5e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay_end: Annotated[float, Field(ge=0)] | None = None
     betas: tuple[Share, Share] = (0.9, 0.95)
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     clip_norm: Annotated[float, Field(gt=0)] | None = None

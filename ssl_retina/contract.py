@@ -7,7 +7,7 @@ where the run stands (`Clock`), the method answers with its loss (`Output`).
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +108,16 @@ class Output:
     features: Tensor | None = None
 
 
+class Hidden(NamedTuple):
+    """Patches whose content the encoder shall not see: a token of the method's stands in their place.
+
+    where: (batch, patches) bool. token: (width,), which the method trains.
+    """
+
+    where: Tensor
+    token: Tensor
+
+
 class Encoder(Protocol):
     """What a method may ask of the encoder (`models/encoder.py`).
 
@@ -124,11 +134,20 @@ class Encoder(Protocol):
     pooling: Pool
 
     def __call__(
-        self, images: Tensor, clock: Clock, position: Tensor, keep: Tensor | None = None, *, view: int = 0
+        self,
+        images: Tensor,
+        clock: Clock,
+        position: Tensor,
+        keep: Tensor | None = None,
+        *,
+        view: int | range = 0,
+        hidden: Hidden | None = None,
     ) -> Tensor:
         """Tokens (batch, prefix + kept, width) of images (batch, 3, H, W); `keep` (batch, kept) int64.
 
-        Drop path is drawn by position and `view`, the number of the view that the images are.
+        Images may have another side than the config's, a multiple of the patch. Drop path is drawn by
+        position (samples,) and `view`, the number of the view that the images are, or those of the views
+        that they are one behind the other: then the batch is views * samples.
         """
         ...
 
@@ -165,7 +184,12 @@ class Weights(Protocol):
 
 
 class Method(Protocol):
-    """One file in `methods/`: beside this class it gives `Config` and `views(config, image_size)`."""
+    """One file in `methods/`: beside this class it gives `Config` and `views(config, image_size)`.
+
+    encoder: the one that is trained; the product may be a teacher's.
+    """
+
+    encoder: Encoder
 
     def __call__(self, batch: Batch, clock: Clock) -> Output:
         """Everything the paper says, in reading order."""

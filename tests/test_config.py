@@ -157,7 +157,7 @@ def test_every_shipped_config_loads(path: Path) -> None:
     assert run.method_name in methods.available()
 
 
-@pytest.mark.parametrize("name", ["simclr", "mocov3"])
+@pytest.mark.parametrize("name", ["simclr", "mocov3", "dinov2"])
 @pytest.mark.parametrize(
     ("override", "said"),
     [

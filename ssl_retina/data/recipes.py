@@ -71,6 +71,18 @@ PAPER_LOCAL_SIGMA = (0.1 / 96, 2.0 / 96)
 
 PAPER_JITTER = Jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
 
+PAPER_DISTILLED = (
+    Colours(PAPER_JITTER, 0.2, Blur(1.0, PAPER_SIGMA)),
+    Colours(PAPER_JITTER, 0.2, Blur(0.1, PAPER_SIGMA), Solarise(0.2, 0.5)),
+    Colours(PAPER_JITTER, 0.2, Blur(0.5, PAPER_LOCAL_SIGMA)),
+)
+RETINA_DISTILLED = (
+    Colours(RETINA_JITTER, RETINA_GREY, Blur(1.0, RETINA_SIGMA)),
+    Colours(RETINA_JITTER, RETINA_GREY, Blur(0.1, RETINA_SIGMA)),
+    Colours(RETINA_JITTER, RETINA_GREY, Blur(0.5, RETINA_SIGMA)),
+)
+"""The two large views, and all small ones."""
+
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         # He et al. 2022, table 1e: crop and flip only
@@ -111,16 +123,31 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 Colours(PAPER_JITTER, 0.2, Blur(0.1, PAPER_SIGMA), Solarise(0.2, 0.5)),
             ),
         ),
-        # DINO (Caron et al. 2021, appendix E): two large crops with the colours of BYOL, many small ones; for
-        # DINOv2's crops ask for crop_scale (0.32, 1.0)
+        # DINO (Caron et al. 2021) and iBOT and DINOv2, whose large crops and small ones meet at 0.32: their
+        # areas, with retina in every crop and the colours that retinas bear; not solarised, as above
+        "dino": Recipe(
+            global_crop=Crop(scale=(0.4, 1.0), least_field=LEAST_FIELD),
+            local_crop=Crop(scale=(0.05, 0.4), least_field=LEAST_FIELD),
+            turn=RETINA_TURN,
+            colours=RETINA_DISTILLED,
+        ),
+        "dinov2": Recipe(
+            global_crop=Crop(scale=(0.32, 1.0), least_field=LEAST_FIELD),
+            local_crop=Crop(scale=(0.05, 0.32), least_field=LEAST_FIELD),
+            turn=RETINA_TURN,
+            colours=RETINA_DISTILLED,
+        ),
+        # DINO (Caron et al. 2021, appendix E): two large crops with the colours of BYOL, many small ones
         "dino_paper": Recipe(
             global_crop=Crop(scale=(0.4, 1.0)),
             local_crop=Crop(scale=(0.05, 0.4)),
-            colours=(
-                Colours(PAPER_JITTER, 0.2, Blur(1.0, PAPER_SIGMA)),
-                Colours(PAPER_JITTER, 0.2, Blur(0.1, PAPER_SIGMA), Solarise(0.2, 0.5)),
-                Colours(PAPER_JITTER, 0.2, Blur(0.5, PAPER_LOCAL_SIGMA)),
-            ),
+            colours=PAPER_DISTILLED,
+        ),
+        # The same colours with the crops of DINOv2 (Oquab et al. 2024, and the authors' config)
+        "dinov2_paper": Recipe(
+            global_crop=Crop(scale=(0.32, 1.0)),
+            local_crop=Crop(scale=(0.05, 0.32)),
+            colours=PAPER_DISTILLED,
         ),
     }
 )

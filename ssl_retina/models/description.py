@@ -35,6 +35,7 @@ class Arguments(Section):
     img_size: Side | None = None
     patch_size: Side | None = None
     depth: Depth | None = None
+    reg_tokens: Annotated[int, Field(ge=1, le=64)] | None = None
     global_pool: Literal["avg", "token"] | None = None
     fc_norm: bool | None = None
 

@@ -1,8 +1,8 @@
-"""A timm ViT behind one call: images, and which patches to keep, come in; tokens go out.
+"""A timm ViT behind one call: images, and which patches to keep or to hide, come in; tokens go out.
 
 The ViT inside stays timm's own, key for key, so that the export is a copy. What is ours around it: masked
-patches never reach the blocks, drop path is drawn by position and not by torch's generator, and the
-position embedding starts at the sine-cosine values.
+patches never reach the blocks, drop path is drawn by position and not by torch's generator, crops of other
+sizes get their own position embedding, and that starts at the sine-cosine values.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ import torch
 from lightly.models import utils
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ssl_retina import config
 from ssl_retina.config_text import did_you_mean
-from ssl_retina.contract import Clock, Pool
+from ssl_retina.contract import Clock, Hidden, Pool
 from ssl_retina.errors import ConfigError
 from ssl_retina.models import blocks, rows
 from ssl_retina.models.blocks import DropPath
@@ -36,6 +37,8 @@ class Encoder(nn.Module):
         self.grid: int = vit.patch_embed.grid_size[0]
         self.prefix_tokens: int = vit.num_prefix_tokens
         self.checkpointing = checkpointing
+        vit.patch_embed.strict_img_size = False  # local crops; whole patches are still insisted on
+        self._resizing: dict[int, Tensor] = {}
         self.pooling: Pool = vit.global_pool
         self.drop_rates = tuple(torch.linspace(0, drop_path, self.depth, device="cpu").tolist())
         for block, rate in zip(vit.blocks, self.drop_rates, strict=True):
@@ -43,15 +46,28 @@ class Encoder(nn.Module):
                 block.drop_path1, block.drop_path2 = DropPath(), DropPath()
 
     def forward(
-        self, images: Tensor, clock: Clock, position: Tensor, keep: Tensor | None = None, *, view: int = 0
+        self,
+        images: Tensor,
+        clock: Clock,
+        position: Tensor,
+        keep: Tensor | None = None,
+        *,
+        view: int | range = 0,
+        hidden: Hidden | None = None,
     ) -> Tensor:
         """Encode (batch, 3, H, W) into (batch, prefix + kept, width), after the final norm.
 
         `keep` (batch, kept) names the patches that are encoded, row by row from the top left; without it
-        all are. `position` (batch,) and `view` key the drop path of each sample.
+        all are. `hidden` patches are encoded as a token that tells their place alone. `position` (samples,)
+        and `view` key the drop path of each sample; for a range of views the batch is views * samples.
         """
         vit = self.vit
-        tokens = vit._pos_embed(vit.patch_embed(images))  # (batch, prefix + patches, width)
+        patches = vit.patch_embed(images)  # (batch, patches, width)
+        if hidden is not None:
+            patches = torch.where(hidden.where[..., None], hidden.token.to(patches.dtype), patches)
+        tokens = self._placed(
+            patches, images.shape[-1] // self.patch_size
+        )  # (batch, prefix + patches, width)
         if keep is not None:
             tokens = self._kept(tokens, keep)
         tokens = vit.norm_pre(tokens)
@@ -76,19 +92,51 @@ class Encoder(nn.Module):
         """Train everything but the patch embedding (Chen, Xie and He 2021, section 4)."""
         self.vit.patch_embed.requires_grad_(False)
 
+    def _placed(self, patches: Tensor, grid: int) -> Tensor:
+        """The prefix before the patches, and every token's place added to it: timm's `_pos_embed`."""
+        vit = self.vit
+        if grid == self.grid:
+            placed: Tensor = vit._pos_embed(patches)
+            return placed
+        embedded = 0 if vit.no_embed_class else self.prefix_tokens
+        places = vit.pos_embed[:, embedded:]
+        with torch.autocast(patches.device.type, enabled=False):
+            places = self._resize(grid, patches.device) @ places.float()  # (1, patches, width)
+        prefix = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+        if embedded:
+            first = torch.cat(prefix, dim=1) + vit.pos_embed[:, :embedded]
+        else:
+            first = torch.cat(prefix, dim=1) if prefix else patches.new_zeros((1, 0, self.width))
+        return torch.cat((first.expand(len(patches), -1, -1), patches + places), dim=1)
+
+    def _resize(self, grid: int, device: torch.device) -> Tensor:
+        """(grid * grid, own grid * own grid): what timm's bicubic, antialiased resampling multiplies with.
+
+        Resampling is linear, so one product gives it, and its gradient, which is deterministic on a GPU
+        too, where that of torch's `interpolate` is not.
+        """
+        found = self._resizing.get(grid)
+        if found is None or found.device != device:
+            count = self.grid**2
+            own = torch.eye(count, device="cpu").view(1, count, self.grid, self.grid)
+            resized = functional.interpolate(own, size=(grid, grid), mode="bicubic", antialias=True)
+            found = self._resizing[grid] = resized[0].flatten(1).T.contiguous().to(device)
+        return found
+
     def _kept(self, tokens: Tensor, keep: Tensor) -> Tensor:
         """The prefix and, for every sample, its own patches."""
         prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
         return torch.cat((prefix, rows.take(patches, keep)), dim=1)
 
-    def _scales(self, clock: Clock, position: Tensor, view: int) -> Sequence[Tensor | None]:
+    def _scales(self, clock: Clock, position: Tensor, view: int | range) -> Sequence[Tensor | None]:
         """For every block (2, batch, 1, 1): the factors of its two branches; None where nothing is dropped.
 
         Stochastic depth (Huang et al. 2016), linear in depth as in timm, and scaled to keep the mean.
         """
         if not self.training or not any(self.drop_rates):
             return (None,) * self.depth
-        draws = clock.uniform("drop_path", position, 2 * self.depth, view)
+        views = (view,) if isinstance(view, int) else view
+        draws = torch.cat([clock.uniform("drop_path", position, 2 * self.depth, one) for one in views])
         draws = draws.T.reshape(self.depth, 2, -1, 1, 1)
         return [
             (draw >= rate).to(torch.float32) / (1 - rate) if rate > 0 else None
@@ -145,10 +193,12 @@ def model_args(model: config.Model, pool: Pool = "avg") -> dict[str, Any]:
     fine-tunes with. `fc_norm` False keeps timm's `norm` before the mean, where it stood while training.
     """
     depth = {} if model.depth is None else {"depth": model.depth}
+    registers = {"reg_tokens": model.registers} if model.registers else {}
     return {
         "img_size": model.image_size,
         "patch_size": model.patch,
         **depth,
+        **registers,
         "global_pool": pool,
         "fc_norm": False,
     }

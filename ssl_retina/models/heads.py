@@ -3,12 +3,14 @@
 In: tokens of the encoder, or a vector of an image. Out: what the method's loss compares.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from lightly.models.modules.heads import ProjectionHead
 from lightly.models.modules.masked_vision_transformer_decoder_timm import MaskedVisionTransformerDecoderTIMM
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ssl_retina import dist
 from ssl_retina.contract import Encoder
@@ -77,3 +79,58 @@ def mlp(widths: Sequence[int], *, last_affine: bool) -> ProjectionHead:
             for number, (given, wanted) in enumerate(zip(widths, widths[1:], strict=False))
         ]
     )
+
+
+class Prototypes(nn.Module):
+    """The last layer of `DINOHead`: the cosines between vectors and learned directions.
+
+    weight: (prototypes, width); only its rows' directions count, as under torch's weight norm with its
+        lengths fixed at 1. gain: a learned length of each, or None.
+    """
+
+    def __init__(self, width: int, prototypes: int, *, fixed_length: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(prototypes, width))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        self.gain = None if fixed_length else nn.Parameter(torch.ones(prototypes))
+
+    def forward(self, vectors: Tensor, learning: float) -> Tensor:
+        """(..., prototypes) of (..., width); its own gradient is multiplied by `learning`, 0 or 1."""
+        weight = self.weight * learning + self.weight.detach() * (1 - learning)
+        cosines = functional.linear(
+            functional.normalize(vectors.float(), dim=-1), functional.normalize(weight, dim=1)
+        )
+        if self.gain is None:
+            return cosines
+        return cosines * (self.gain * learning + self.gain.detach() * (1 - learning))
+
+
+class DINOHead(nn.Module):
+    """Three layers with GELU down to a bottleneck, then prototypes (Caron et al. 2021, section 3.1).
+
+    No batch norm. lightly's DINOProjectionHead has the same shape; its weight norm hangs its product on the
+    module as a plain tensor, of which ZeRO 3 knows nothing, and it freezes by removing gradients, which
+    DeepSpeed has taken by then.
+    """
+
+    def __init__(
+        self, width: int, *, hidden: int, bottleneck: int, prototypes: int, fixed_length: bool = True
+    ) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.prototypes = Prototypes(bottleneck, prototypes, fixed_length=fixed_length)
+
+    def forward(self, tokens: Tensor, learning: float = 1.0) -> Tensor:
+        """Logits (..., prototypes) of (..., width). `learning` 0: the last layer gets no gradient."""
+        logits: Tensor = self.prototypes(self.mlp(tokens), learning)
+        return logits

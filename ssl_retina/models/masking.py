@@ -3,10 +3,13 @@
 The noise is drawn by position (`contract.uniform`), so a mask depends on the sample and not on the rank.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from ssl_retina.models import rows
 
 LINES = 16
 """Lines on which the field is measured in each patch."""
@@ -85,3 +88,71 @@ def patch_field(field: Tensor, grid: int, size: int) -> Tensor:
     inside = (end - start).clamp(min=0) / step
     share = inside.view(len(field), grid, LINES, grid).mean(dim=2).flatten(1)
     return torch.where(field.isnan().any(dim=1, keepdim=True), torch.ones_like(share), share)
+
+
+BLOCKS = 16
+"""So many together nearly always cover what a mask hides; what is missing is hidden from the top left."""
+BLOCK_DRAWS = 2 + 4 * BLOCKS
+LEAST_BLOCK = 4
+WIDEST = math.log(1 / 0.3)
+"""Of a block's aspect: 0.3 to 1 / 0.3 (Bao et al. 2022, BEiT, algorithm 1)."""
+
+
+class BlockMask(NamedTuple):
+    """Blocks hidden in one of two views of each sample; views behind each other where the batch is 2 * batch.
+
+    where: (2 * batch, patches) bool. second: (batch,) bool, whether it is the second view's. at: (batch,
+        most) int64, the hidden patches, block by block, filled up with others. real: (batch, most) bool,
+        those that are hidden.
+    """
+
+    where: Tensor
+    second: Tensor
+    at: Tensor
+    real: Tensor
+
+    def take(self, patches: Tensor) -> Tensor:
+        """(batch, most, width) at `at`, of both views' tokens (2 * batch, patches, width)."""
+        first, second = patches[: len(self.at)], patches[len(self.at) :]
+        return rows.take(torch.where(self.second[:, None, None], second, first), self.at)
+
+
+def block_mask(draws: Tensor, grid: int, ratio: tuple[float, float]) -> BlockMask:
+    """Hide rectangles in one view of each sample, a share of patches that is uniform in `ratio`.
+
+    Of BEiT's blocks (Bao et al. 2022, algorithm 1) as iBOT and DINOv2 use them, with two changes for fixed
+    shapes: one of the two views is masked, where each is with chance 1/2 there, and the last block is cut to
+    the exact share. draws: (batch, BLOCK_DRAWS) in [0, 1).
+    """
+    patches = grid * grid
+    low, high = ratio
+    second, share = draws[:, 0] >= 0.5, low + (high - low) * draws[:, 1]
+    most = hidden_count(patches, high)
+    count = (share * patches).round().long().clamp(1, most)
+    covered = _blocks(draws[:, 2:].reshape(len(draws), 4, BLOCKS).unbind(dim=1), count, grid)
+    number = torch.arange(patches, device=draws.device)
+    first = torch.where(covered.any(dim=1), covered.int().argmax(dim=1), BLOCKS)  # (batch, patches)
+    at = (first * patches + number).argsort(dim=1)[:, :most]
+    real = torch.arange(most, device=draws.device) < count[:, None]
+    hidden = torch.zeros(len(draws), patches, dtype=torch.bool, device=draws.device).scatter(1, at, real)
+    where = torch.cat((hidden & ~second[:, None], hidden & second[:, None]))
+    return BlockMask(where, second, at, real)
+
+
+def _blocks(draws: tuple[Tensor, ...], count: Tensor, grid: int) -> Tensor:
+    """(batch, BLOCKS, patches) bool: which patches each block covers; at most `count` (batch,) of them."""
+    area, aspect, down, right = draws  # each (batch, BLOCKS)
+    least = count.clamp(max=LEAST_BLOCK)[:, None]
+    area = least + (count[:, None] - least) * area
+    stretch = ((2 * aspect - 1) * WIDEST / 2).exp()
+    line = torch.arange(grid, device=count.device)
+
+    def inside(side: Tensor, place: Tensor) -> Tensor:
+        length = side.round().clamp(1, grid)
+        start = (place * (grid - length + 1)).floor()
+        return (line >= start[..., None]) & (line < (start + length)[..., None])  # (batch, BLOCKS, grid)
+
+    size = area.sqrt()
+    return (inside(size * stretch, down)[..., :, None] & inside(size / stretch, right)[..., None, :]).flatten(
+        2
+    )

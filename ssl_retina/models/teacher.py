@@ -4,6 +4,7 @@ In: the student's encoder and head, then images. Out: the vectors that the stude
 """
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +34,27 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor, clock: Clock, position: Tensor) -> Tensor:
         """(batch, out) of images (batch, 3, height, width)."""
-        tokens = self.encoder(images, clock, position)  # (batch, prefix + patches, width)
+        tokens = self.tokens(images, clock, position)
         target: Tensor = self.head(self.encoder.pool(tokens))  # type: ignore[operator]
         return target
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor, clock: Clock, position: Tensor) -> Tensor:
+        """(batch, prefix + patches, width) after the encoder's final norm."""
+        tokens: Tensor = self.encoder(images, clock, position)
+        return tokens
 
     def follow(self, encoder: nn.Module, head: nn.Module, *, momentum: float, weights: Weights) -> None:
         """Take a share of 1 - momentum of the student's fp32 master weights."""
         weights.follow(self.encoder, encoder, momentum)
         weights.follow(self.head, head, momentum)
+
+
+def momentum(start: float, clock: Clock) -> float:
+    """What a teacher keeps of itself after the clock's step: a cosine from `start` to 1."""
+    return 1 - (1 - start) * (1 + math.cos(math.pi * clock.fraction)) / 2
+
+
+def temperature(start: float, end: float, warmup: float, clock: Clock) -> float:
+    """Of the teacher's softmax: linear from `start` to `end` over the share `warmup` of the run."""
+    return end if clock.fraction >= warmup else start + (end - start) * clock.fraction / warmup

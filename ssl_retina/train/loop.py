@@ -86,12 +86,13 @@ def _step(session: Session, batches: Iterator[Batch], clock: Clock) -> Outcome:
     """Forward and backward over the micro-batches, then one update on all ranks or on none."""
     engine = session.engine
     rate = schedule.learning_rate(session.run, clock.step)
+    decay = schedule.weight_decay(session.run, clock.step)
     losses = []
     for _ in range(session.run.train.accumulate):
         output = engine.forward(next(batches), clock)
         engine.backward(output.loss)
         losses.append(output.loss.detach())
-        applied = engine.step(rate)
+        applied = engine.step(rate, decay)
     if applied:
         session.method.after_step(clock, engine.weights)
     return Outcome(torch.stack(losses).mean(), output, rate, applied)

@@ -1,7 +1,7 @@
 """Parameters of a method -> the groups of AdamW: what is not decayed, and layer-wise learning rates.
 
-In: the method's module and its encoder. Out: groups in a fixed order, each with the factor `scale` that
-the schedule's learning rate is multiplied with.
+In: the method's module and its encoder. Out: groups in a fixed order, each with the factors that the
+schedule's learning rate (`scale`) and weight decay (`decay`, 1 or 0) are multiplied with.
 """
 
 import re
@@ -71,6 +71,7 @@ def groups(method: nn.Module, encoder: nn.Module, optim: Optim) -> list[dict[str
             "scale": scale,
             "lr": optim.learning_rate * scale,
             "weight_decay": optim.weight_decay if decayed else 0.0,
+            "decay": float(decayed),
         }
         for scale, decayed in sorted(found)
     ]

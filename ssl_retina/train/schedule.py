@@ -1,6 +1,6 @@
-"""The learning rate of every optimiser step: a pure function of the step, nothing is stored.
+"""Learning rate and weight decay of every optimiser step: pure functions of the step, nothing is stored.
 
-In: the step that is about to be done, counted from 0, and the run's config. Out: the peak's share at it.
+In: the step that is about to be done, counted from 0, and the run's config. Out: the values at it.
 """
 
 import math
@@ -26,3 +26,11 @@ def learning_rate(run: Run, step: int) -> float:
     return run.peak_learning_rate * share_of_peak(
         step, total=run.train.steps, warmup=schedule.warmup_steps, final=schedule.final_fraction
     )
+
+
+def weight_decay(run: Run, step: int) -> float:
+    """The weight decay of step `step`: half a cosine from its start to its end, without warm-up."""
+    start, end = run.optim.weight_decay, run.optim.weight_decay_end
+    if end is None:
+        return start
+    return end + (start - end) * share_of_peak(step, total=run.train.steps, warmup=0, final=0.0)

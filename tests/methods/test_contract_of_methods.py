@@ -17,6 +17,9 @@ from ssl_retina.models.encoder import Encoder
 CLOCK = Clock(step=1, total=10, seed=0)
 MODEL = config.Model(name="vit_tiny_patch16_224", image_size=32, patch_size=8, depth=2, drop_path=0.2)
 
+SMALL = {"prototypes": 257, "hidden": 96, "bottleneck": 24}
+"""In place of the papers' 65,536 prototypes, which cost seconds a pass and prove nothing more."""
+
 pytestmark = pytest.mark.parametrize("name", methods.available())
 
 
@@ -38,7 +41,9 @@ def _file(name: str) -> ModuleType:
 
 
 def _config(name: str) -> Any:
-    return _file(name).Config.model_validate({"name": name})
+    kind = _file(name).Config
+    small = {key: value for key, value in SMALL.items() if key in kind.model_fields}
+    return kind.model_validate({"name": name, **small})
 
 
 def _method(name: str) -> Any:
@@ -159,17 +164,18 @@ def test_after_step_and_export(name: str) -> None:
 
 
 def test_a_few_steps_lower_the_loss(name: str) -> None:
+    """Where a teacher's targets change too, the part of the loss that can be learned (`divergence`)."""
     method, batch = _method(name).train(), _batch(_spec(name), 0, 8)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-4)
     losses = []
     for step in range(8):
         clock = dataclasses.replace(CLOCK, step=step)
-        loss = method(batch, clock).loss
+        output = method(batch, clock)
         optimizer.zero_grad()
-        loss.backward()
+        output.loss.backward()
         optimizer.step()
         method.after_step(clock, PlainWeights())
-        losses.append(loss.item())
+        losses.append(output.logs.get("divergence", output.loss).item())
     assert losses[-1] < losses[0]
 
 

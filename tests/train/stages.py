@@ -15,11 +15,11 @@ from unittest import mock
 
 import tiny
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ssl_retina import dist, launch, methods
 from ssl_retina.config import Run
-from ssl_retina.contract import Batch, Clock, uniform
+from ssl_retina.contract import Batch, Clock, ViewSpec, uniform
 from ssl_retina.train import engine, optim, setup
 from ssl_retina.train.engine import Engine, State, process_group
 
@@ -30,10 +30,12 @@ STEPS = 4
 BROKEN = 2
 """In this step the last rank's loss is NaN."""
 
+DISTILLED = {"hidden": 37, "bottleneck": 11, "prototypes": 45, "local_views": 2, "momentum": 0.7}
 OPTIONS: dict[str, dict[str, Any]] = {
     "mae": {"decoder_width": 20, "decoder_depth": 1, "decoder_heads": 5},
     "simclr": {"projector_hidden": 33, "projector_out": 7},
     "mocov3": {"hidden": 37, "out": 13, "momentum": 0.7},
+    **dict.fromkeys(("dino", "ibot", "dinov2"), DISTILLED),
 }
 """Odd widths: 2 ranks divide neither the matrices nor the biases; 3 ranks divide next to nothing."""
 
@@ -52,14 +54,18 @@ def run(name: str, stage: int, precision: str = "fp32", **changes: Any) -> Run:
     return tiny.run(Path("shards"), Path("out"), method=method, **{**fixed, **changes})
 
 
-def batch(config: Run, number: int, *, views: int) -> Batch:
+def batch(config: Run, number: int, *, views: ViewSpec) -> Batch:
     """This rank's share of a global batch."""
     own = BATCH // dist.world_size() // config.train.accumulate
     position = number * BATCH + dist.rank() * own + torch.arange(own)
-    size = config.model.image_size
-    drawn = [uniform(7, "image", position, 3 * size * size, view) for view in range(views)]
-    images = torch.stack(drawn).view(views, own, 3, size, size) * 4 - 2
-    return Batch(images, None, ("k",) * own, position, position, torch.zeros(views, own, 4))
+
+    def drawn(name: str, count: int, size: int) -> Tensor:
+        images = [uniform(7, name, position, 3 * size * size, view) for view in range(count)]
+        return torch.stack(images).view(count, own, 3, size, size) * 4 - 2
+
+    large = drawn("image", views.global_views, views.global_size)
+    small = drawn("small", views.local_views, views.local_size) if views.local_views else None
+    return Batch(large, small, ("k",) * own, position, position, torch.zeros(len(large), own, 4))
 
 
 @contextmanager
@@ -78,9 +84,10 @@ class Case:
         exported: Any = self.method.exported()  # type: ignore[operator]
         self.encoder = exported
         self.elements = sum(parameter.numel() for parameter in self.method.parameters())
-        self.views = spec.global_views
+        self.views = spec
         own = BATCH // dist.world_size() // config.train.accumulate
-        adamw = optim.adamw(self.method, exported, config.optim)
+        trained: Any = self.method.encoder
+        adamw = optim.adamw(self.method, trained, config.optim)
         self.engine = Engine(self.method, adamw, run=config, micro_batch=own)
         if state is not None:
             self.engine.load(state)

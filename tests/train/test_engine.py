@@ -66,10 +66,10 @@ def at(run: Run, stage: int) -> Run:
     return run.model_copy(update={"train": run.train.model_copy(update={"zero_stage": stage})})
 
 
-def step(engine: Engine, number: int, rate: float = 0.01) -> tuple[Tensor, bool]:
+def step(engine: Engine, number: int, rate: float = 0.01, decay: float | None = None) -> tuple[Tensor, bool]:
     output = engine.forward(batch(number), Clock(number, 10, 0))
     engine.backward(output.loss)
-    return output.loss.detach(), engine.step(rate)
+    return output.loss.detach(), engine.step(rate, decay)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ EVERY_STAGE = pytest.mark.parametrize("stage", [1, 2, 3])
 @EVERY_STAGE
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_engine_is_adamw(run: Run, stage: int, precision: str) -> None:
-    """Weights after five steps are those of plain torch, and the state is AdamW's own."""
+    """Weights after five steps are those of plain torch, and the state is AdamW's own; decay rises."""
     train = run.train.model_copy(update={"zero_stage": stage, "precision": precision})
     run = run.model_copy(update={"train": train})
     toy, engine = start(run)
@@ -99,10 +99,11 @@ def test_the_engine_is_adamw(run: Run, stage: int, precision: str) -> None:
     for number in range(5):
         for group in reference.param_groups:
             group["lr"] = 0.01 * group["scale"]
+            group["weight_decay"] = (1.0 + number) if group["weight_decay"] else 0.0
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
             loss = plain(batch(number), Clock(number, 10, 0)).loss
         loss.backward()
-        ours, applied = step(engine, number)
+        ours, applied = step(engine, number, decay=1.0 + number)
         assert applied
         assert torch.equal(ours, loss.detach())
         reference.step()

@@ -16,6 +16,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "mae": {"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 4},
     "simclr": {"name": "simclr", "projector_hidden": 32, "projector_out": 16},
     "mocov3": {"name": "mocov3", "hidden": 32, "out": 16, "momentum": 0.9},
+    "dino": {"name": "dino", "hidden": 32, "bottleneck": 16, "prototypes": 40, "local_views": 2},
+    "ibot": {"name": "ibot", "hidden": 32, "bottleneck": 16, "prototypes": 40, "local_views": 2},
+    "dinov2": {"name": "dinov2", "hidden": 32, "bottleneck": 16, "prototypes": 40, "local_views": 2},
 }
 
 
