@@ -16,6 +16,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "mae": {"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 4},
     "simclr": {"name": "simclr", "projector_hidden": 32, "projector_out": 16},
     "mocov3": {"name": "mocov3", "hidden": 32, "out": 16, "momentum": 0.9},
+    "vicreg": {"name": "vicreg", "hidden": 32, "out": 16},
 }
 
 
