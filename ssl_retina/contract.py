@@ -146,7 +146,12 @@ class Weights(Protocol):
 
 
 class Method(Protocol):
-    """One file in `methods/`: beside this class it gives `Config` and `views(config, image_size)`."""
+    """One file in `methods/`: beside this class it gives `Config` and `views(config, image_size)`.
+
+    encoder: the one that is trained; the product may be a teacher's.
+    """
+
+    encoder: Encoder
 
     def __call__(self, batch: Batch, clock: Clock) -> Output:
         """Everything the paper says, in reading order."""

@@ -27,6 +27,28 @@ def patch_regression(predicted: Tensor, target: Tensor, *, normalise: bool) -> T
         return (predicted.float() - target).square().mean()
 
 
+def latent_regression(predicted: Tensor, target: Tensor) -> Tensor:
+    """Smooth L1 (beta 1) to layer-normalised tokens (..., width), as the authors' code of I-JEPA has it.
+
+    Assran et al. 2023, eq. 1, has the squared distance. Targets get no gradient, and no weight or bias. Every
+    sample must bring equally many tokens; then two halves of a batch average to it.
+    """
+    with torch.autocast(predicted.device.type, enabled=False):
+        wanted = functional.layer_norm(target.detach().float(), target.shape[-1:])
+        return functional.smooth_l1_loss(predicted.float(), wanted)
+
+
+@torch.no_grad()
+def deviation(rows: Tensor) -> Tensor:
+    """Standard deviation over all ranks' rows (batch, width), mean over columns: 0 where all collapse."""
+    with torch.autocast(rows.device.type, enabled=False):
+        values = rows.float()
+        count = dist.total(torch.full((), len(values), dtype=torch.float32, device=rows.device))
+        mean = dist.total(values.sum(dim=0)) / count
+        variance = dist.total((values - mean).square().sum(dim=0)) / count
+        return variance.sqrt().mean()
+
+
 class Contrast(NamedTuple):
     """A contrastive loss, and (detached) how near the positives are and how often they are the nearest."""
 

@@ -158,7 +158,7 @@ class _Weights:
 
 
 def _adamw(method: nn.Module, run: Run) -> torch.optim.AdamW:
-    return optim.adamw(method, cast(Method, method).exported(), run.optim)
+    return optim.adamw(method, cast(nn.Module, method.encoder), run.optim)
 
 
 def _seconds(trainer: Trainer, run: Run, steps: int) -> float:

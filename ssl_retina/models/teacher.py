@@ -33,9 +33,15 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor, clock: Clock, position: Tensor) -> Tensor:
         """(batch, out) of images (batch, 3, height, width)."""
-        tokens = self.encoder(images, clock, position)  # (batch, prefix + patches, width)
+        tokens = self.tokens(images, clock, position)
         target: Tensor = self.head(self.encoder.pool(tokens))  # type: ignore[operator]
         return target
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor, clock: Clock, position: Tensor) -> Tensor:
+        """(batch, prefix + patches, width) after the encoder's final norm."""
+        tokens: Tensor = self.encoder(images, clock, position)
+        return tokens
 
     def follow(self, encoder: nn.Module, head: nn.Module, *, momentum: float, weights: Weights) -> None:
         """Take a share of 1 - momentum of the student's fp32 master weights."""

@@ -74,7 +74,7 @@ def opened(run: Run, *, extend: bool = False, change: bool = False) -> Iterator[
         terminal = Terminal(run.train.steps, speaks=dist.is_first())
         for note in notes:
             terminal.say(note)
-        optimizer = optim.adamw(method, method.exported(), run.optim)  # type: ignore[operator]
+        optimizer = optim.adamw(method, method.encoder, run.optim)  # type: ignore[arg-type]
         engine = Engine(method, optimizer, run=run, micro_batch=micro_batch)
         progress = saving.load(start.folder, engine) if start.folder else Progress()
         loaded = progress.step if start.folder else None

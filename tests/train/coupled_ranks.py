@@ -53,7 +53,7 @@ def batch(step: int, *, broken: bool = False) -> Batch:
 
 def started(run: Run) -> tuple[Any, Engine]:
     method: Any = setup.build_method(run)[0]
-    optimizer = optim.adamw(method, method.exported(), run.optim)
+    optimizer = optim.adamw(method, method.encoder, run.optim)
     return method, Engine(method, optimizer, run=run, micro_batch=BATCH // dist.world_size())
 
 

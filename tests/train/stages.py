@@ -35,6 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "simclr": {"projector_hidden": 33, "projector_out": 7},
     "mocov3": {"hidden": 37, "out": 13, "momentum": 0.7},
     "vicreg": {"hidden": 33, "out": 17},
+    "ijepa": {"predictor_width": 20, "predictor_depth": 1, "predictor_heads": 5, "momentum": 0.7},
 }
 """Odd widths: 2 ranks divide neither the matrices nor the biases; 3 ranks divide next to nothing."""
 
@@ -81,7 +82,8 @@ class Case:
         self.elements = sum(parameter.numel() for parameter in self.method.parameters())
         self.views = spec.global_views
         own = BATCH // dist.world_size() // config.train.accumulate
-        adamw = optim.adamw(self.method, exported, config.optim)
+        trained: Any = self.method.encoder
+        adamw = optim.adamw(self.method, trained, config.optim)
         self.engine = Engine(self.method, adamw, run=config, micro_batch=own)
         if state is not None:
             self.engine.load(state)

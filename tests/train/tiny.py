@@ -17,6 +17,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "simclr": {"name": "simclr", "projector_hidden": 32, "projector_out": 16},
     "mocov3": {"name": "mocov3", "hidden": 32, "out": 16, "momentum": 0.9},
     "vicreg": {"name": "vicreg", "hidden": 32, "out": 16},
+    "ijepa": {
+        "name": "ijepa",
+        "predictor_width": 32,
+        "predictor_depth": 1,
+        "predictor_heads": 4,
+        "momentum": 0.9,
+    },
 }
 
 
