@@ -147,4 +147,4 @@ class Predictor(nn.Module):
         for block in self.decoder.blocks:
             sequence = blocks.run(block, sequence, recompute=self.checkpointing)
         predicted: Tensor = self.predict(self.decoder.norm(sequence[:, context.shape[1] :]))
-        return predicted.unflatten(0, (-1, count))
+        return predicted.view(len(tokens), count, -1, predicted.shape[-1])
