@@ -17,6 +17,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "simclr": {"name": "simclr", "projector_hidden": 32, "projector_out": 16},
     "mocov3": {"name": "mocov3", "hidden": 32, "out": 16, "momentum": 0.9},
     "vicreg": {"name": "vicreg", "hidden": 32, "out": 16},
+    "mae_contrast": {
+        "name": "mae_contrast",
+        "contrast": 0.5,
+        "decoder_width": 32,
+        "decoder_depth": 1,
+        "decoder_heads": 4,
+        "projector_hidden": 32,
+        "projector_out": 16,
+    },
     "ijepa": {
         "name": "ijepa",
         "predictor_width": 32,
