@@ -45,7 +45,7 @@ OWNERS = {
     "webdataset": {"archive/", "data/", "bench/pipelines.py"},
     "pydicom": {"archive/readers/dicom", "synthetic"},
     "timm": {"models/"},
-    "lightly": {"models/", "losses.py", "methods/", "data/views.py", "bench/pipelines.py"},
+    "lightly": {"models/", "losses/", "methods/", "data/views.py", "bench/pipelines.py"},
     "torchvision": {"bench/pipelines.py"},
     "huggingface_hub": {"release/hub/huggingface.py"},
     "httpx2": {"release/hub/"},

@@ -155,7 +155,8 @@ class _Weights:
     @torch.no_grad()
     def follow(self, teacher: nn.Module, student: nn.Module, momentum: float) -> None:
         own: list[Tensor] = list(teacher.parameters())
-        torch._foreach_lerp_(own, list(student.parameters()), 1 - momentum)
+        if own:  # a teacher without a head
+            torch._foreach_lerp_(own, list(student.parameters()), 1 - momentum)
 
 
 def _adamw(method: nn.Module, run: Run) -> torch.optim.AdamW:

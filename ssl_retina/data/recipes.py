@@ -87,6 +87,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         # He et al. 2022, table 1e: crop and flip only
         "mae": Recipe(global_crop=Crop(scale=(0.2, 1.0))),
+        # Assran et al. 2023: a crop, no flip, no colour
+        "ijepa": Recipe(global_crop=Crop(scale=(0.3, 1.0)), flip=False),
         "plain": Recipe(global_crop=None, flip=False),
         # The paper's, with retina in every crop, and every third view as of a cheap camera
         "mae_retina": Recipe(global_crop=MAE_CROP),

@@ -41,9 +41,12 @@ def _file(name: str) -> ModuleType:
 
 
 def _config(name: str) -> Any:
+    """The method's own values, but for widths of thousands, which would take minutes here."""
     kind = _file(name).Config
     small = {key: value for key, value in SMALL.items() if key in kind.model_fields}
-    return kind.model_validate({"name": name, **small})
+    own = kind.model_validate({"name": name, **small})
+    wide = {key: 256 for key, value in own if type(value) is int and value >= 4096}
+    return kind.model_validate({"name": name, **small, **wide})
 
 
 def _method(name: str) -> Any:

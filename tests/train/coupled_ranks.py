@@ -21,7 +21,7 @@ from ssl_retina.contract import Batch, Clock, uniform
 from ssl_retina.train import optim, setup
 from ssl_retina.train.engine import Engine, process_group
 
-NAMES = ("simclr", "mocov3")
+NAMES = ("simclr", "mocov3", "vicreg", "mae_contrast")
 BATCH = 6
 """Three samples a rank on two."""
 

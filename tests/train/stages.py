@@ -36,6 +36,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "simclr": {"projector_hidden": 33, "projector_out": 7},
     "mocov3": {"hidden": 37, "out": 13, "momentum": 0.7},
     **dict.fromkeys(("dino", "ibot", "dinov2"), DISTILLED),
+    "vicreg": {"hidden": 33, "out": 17},
+    "mae_contrast": {"decoder_width": 20, "decoder_depth": 1, "decoder_heads": 5, "projector_hidden": 33},
+    "ijepa": {"predictor_width": 20, "predictor_depth": 1, "predictor_heads": 5, "momentum": 0.7},
 }
 """Odd widths: 2 ranks divide neither the matrices nor the biases; 3 ranks divide next to nothing."""
 

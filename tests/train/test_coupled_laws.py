@@ -19,6 +19,7 @@ from ssl_retina.train.engine import process_group
 from ssl_retina.train.signals import Stop
 
 HERE = Path(__file__).parent
+LOGGED = {"vicreg": {"invariance", "variance_hinge", "covariance", "embedding_std"}}
 
 pytestmark = [
     pytest.mark.slow,
@@ -83,7 +84,7 @@ def test_the_comparison_sees_a_forgotten_sum_and_a_batch_norm_of_one_rank(
     """With a gather that loses gradient the loss stays right, and the gradient does not."""
     right = gradients(steps(one, name)[0])
     loss = steps(one, name)[0]["scalars"]["loss"]
-    if name == "simclr":  # MoCo's keys have no gradient to lose
+    if name != "mocov3":  # MoCo's keys have no gradient to lose
         forgotten = steps(two, name, "no_sum")[0]
         torch.testing.assert_close(forgotten["scalars"]["loss"], loss, rtol=1e-4, atol=1e-5)
         assert gap(right, gradients(forgotten)) > 0.1
@@ -141,4 +142,7 @@ def test_law_4_a_stopped_and_resumed_run_is_the_whole_run(
     assert any("running_mean" in key for key in kept)
     assert any(key.startswith("teacher.") for key in kept) == (name == "mocov3")
     assert not any("/teacher." in key for key in kept), "no optimiser state for the teacher"
-    assert {"positive_similarity", "contrast_top1"} <= lines(folder / f"{name}-whole")[-1].keys()
+    assert (
+        LOGGED.get(name, {"positive_similarity", "contrast_top1"})
+        <= lines(folder / f"{name}-whole")[-1].keys()
+    )

@@ -19,6 +19,23 @@ METHODS: dict[str, dict[str, Any]] = {
     "dino": {"name": "dino", "hidden": 32, "bottleneck": 16, "prototypes": 40, "local_views": 2},
     "ibot": {"name": "ibot", "hidden": 32, "bottleneck": 16, "prototypes": 40, "local_views": 2},
     "dinov2": {"name": "dinov2", "hidden": 32, "bottleneck": 16, "prototypes": 40, "local_views": 2},
+    "vicreg": {"name": "vicreg", "hidden": 32, "out": 16},
+    "mae_contrast": {
+        "name": "mae_contrast",
+        "contrast": 0.5,
+        "decoder_width": 32,
+        "decoder_depth": 1,
+        "decoder_heads": 4,
+        "projector_hidden": 32,
+        "projector_out": 16,
+    },
+    "ijepa": {
+        "name": "ijepa",
+        "predictor_width": 32,
+        "predictor_depth": 1,
+        "predictor_heads": 4,
+        "momentum": 0.9,
+    },
 }
 
 

@@ -1,0 +1,122 @@
+"""MAE and contrast in one: two masked views are filled in, and find each other among all of the batch.
+
+Mishra, Robinson, Chang, Jacobs, Sarna, Maschinot, Krishnan: A simple, efficient and scalable contrastive
+masked autoencoder for learning visual representations (CAN), arXiv 2210.16870, 2022; without its third part,
+the prediction of added noise. To the contrast two photographs of one patient are strangers, as in SimCLR.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from lightly.models import utils
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from ssl_retina import losses
+from ssl_retina.config import CropScale, Positive, Section
+from ssl_retina.contract import Batch, Clock, MakeEncoder, Output, ViewSpec, Weights
+from ssl_retina.errors import ConfigError
+from ssl_retina.models import heads, rows
+from ssl_retina.models.masking import hidden_count, random_mask
+
+
+class Config(Section):
+    """The paper's choices: half of the patches of both views hidden, temperature 0.1, MAE's decoder.
+
+    contrast: share of the contrast in the loss; reconstruction has the rest.
+    projector_*: SimCLR's (Chen et al. 2020, section 2.1).
+    recipe, crop_scale, colour: how views are drawn (`contract.ViewSpec`); each view is filled in as it is,
+        colours included.
+    """
+
+    couples_batch: ClassVar[bool] = True
+
+    name: Literal["mae_contrast"] = "mae_contrast"
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    contrast: Annotated[float, Field(ge=0, le=1)] = 0.03
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    decoder_width: Positive = 512
+    decoder_depth: Positive = 8
+    decoder_heads: Positive = 16
+    normalise_pixels: bool = True
+    projector_hidden: Positive = 2048
+    projector_out: Positive = 128
+    recipe: str = "contrast"
+    crop_scale: CropScale | None = None
+    colour: Annotated[float, Field(ge=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> "Config":
+        if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
+            raise ValueError(
+                f"decoder_width ({self.decoder_width}) must be a multiple of decoder_heads "
+                f"({self.decoder_heads}) and of 4"
+            )
+        return self
+
+
+def views(config: Config, image_size: int) -> ViewSpec:
+    """Two views a sample."""
+    return ViewSpec(
+        recipe=config.recipe,
+        global_views=2,
+        global_size=image_size,
+        crop_scale=config.crop_scale,
+        colour=config.colour,
+    )
+
+
+class Method(nn.Module):
+    """`contract.Method`: one encoder, one decoder and one projector for both views."""
+
+    def __init__(self, config: Config, make_encoder: MakeEncoder) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = make_encoder()
+        self.patches = self.encoder.grid**2
+        if not 0 < hidden_count(self.patches, config.mask_ratio) < self.patches:
+            problem = f"{config.mask_ratio} of {self.patches} patches hides none or all of them"
+            raise ConfigError("config", [f"method.mask_ratio: {problem}"])
+        self.decoder = heads.PatchDecoder(
+            self.encoder,
+            width=config.decoder_width,
+            depth=config.decoder_depth,
+            heads=config.decoder_heads,
+        )
+        widths = (self.encoder.width, config.projector_hidden, config.projector_out)
+        self.projector = heads.mlp(widths, last_affine=True)
+
+    def forward(self, batch: Batch, clock: Clock) -> Output:
+        """Hide half of each view, encode, fill in, contrast the means of the visible tokens."""
+        both = [self._filled_in(images, batch, clock, view) for view, images in enumerate(batch.global_views)]
+        reconstruction = torch.stack([loss for loss, _ in both]).mean()
+        first, second = self.projector(torch.cat([pooled for _, pooled in both])).chunk(2)  # (batch, out)
+        contrast = losses.nt_xent(first, second, temperature=self.config.temperature)
+        share = self.config.contrast
+        logs = {
+            "reconstruction": reconstruction.detach(),
+            "contrast": contrast.loss.detach(),
+            **contrast.logs(),
+        }
+        loss = share * contrast.loss + (1 - share) * reconstruction
+        return Output(loss, logs, both[0][1].detach().float())
+
+    def _filled_in(self, images: Tensor, batch: Batch, clock: Clock, view: int) -> tuple[Tensor, Tensor]:
+        """The loss of the hidden patches, and the mean of the visible ones (batch, width)."""
+        noise = clock.uniform("mask", batch.position, self.patches, view)
+        keep, hidden = random_mask(noise, self.config.mask_ratio)
+        tokens = self.encoder(
+            images, clock, batch.position, keep, view=view
+        )  # (batch, prefix + visible, width)
+        predicted = self.decoder(tokens, keep, hidden)  # (batch, hidden, 3 * patch_size**2)
+        target = rows.take(utils.patchify(images, self.encoder.patch_size), hidden)
+        loss = losses.patch_regression(predicted, target, normalise=self.config.normalise_pixels)
+        return loss, self.encoder.pool(tokens)
+
+    def after_step(self, clock: Clock, weights: Weights) -> None:
+        """No teacher: nothing follows the student."""
+
+    def exported(self) -> nn.Module:
+        """The encoder; decoder and projector are thrown away."""
+        assert isinstance(self.encoder, nn.Module)
+        return self.encoder
