@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from ssl_retina import config_text, shares
+from ssl_retina import architecture, config_text, shares
 from ssl_retina.addresses import Place
 from ssl_retina.config_text import Source
 from ssl_retina.errors import ConfigError
@@ -90,7 +90,10 @@ class Model(Section):
     """The encoder: a ViT by its timm name; `depth` shortens it for trials.
 
     patch_size: that of the name where it is not given.
-    position_embedding: starts at the sine-cosine values; `fixed` keeps them, `learned` trains them.
+    position_embedding: starts at the sine-cosine values, or at those of `init`; `fixed` keeps them, `learned`
+        trains them.
+    init: weights to start from: an export's folder, a file, a timm name, `local-dir:` or `hf-hub:`.
+    init_reference: a `.safetensors` with `image` and `features`, which the loaded encoder must give.
     """
 
     name: str = "vit_small_patch16_224"
@@ -99,6 +102,8 @@ class Model(Section):
     depth: Positive | None = None
     drop_path: Share = 0.0
     position_embedding: Literal["fixed", "learned"] = "fixed"
+    init: Annotated[str, Field(min_length=1)] | None = None
+    init_reference: Path | None = None
 
     @model_validator(mode="after")
     def _whole_patches(self) -> "Model":
@@ -106,6 +111,8 @@ class Model(Section):
             raise ValueError(
                 f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch})"
             )
+        if self.init_reference is not None and self.init is None:
+            raise ValueError("init_reference: there is no init whose features it could be held against")
         return self
 
     @property
@@ -248,7 +255,7 @@ def load(path: Path, overrides: Sequence[str], resolve: Resolve, methods: Sequen
     `resolve` gives a method's `Config` by name, or None for an unknown one; `methods` are the names to
     choose from. Raises ConfigError that lists every problem.
     """
-    source = config_text.read(path, overrides)
+    source = architecture.filled(config_text.read(path, overrides))
     return validate(source, resolve, methods)
 
 

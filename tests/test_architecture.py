@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = (
     {
         "addresses",
+        "architecture",
         "http_rules",
         "errors",
         "contract",
