@@ -12,8 +12,14 @@ from ssl_retina.train.engine import process_group
 
 def train(folder: Path) -> None:
     """Four steps of MAE from FOLDER/start.safetensors."""
-    start = {"model__init": str(folder / "start.safetensors"), "model__position_embedding": "learned"}
-    ranks.train(folder, "run", train__steps=4, optim__learning_rate=0.01, **start)
+    ranks.train(
+        folder,
+        "run",
+        train__steps=4,
+        optim__learning_rate=0.01,
+        model__init=str(folder / "start.safetensors"),
+        model__position_embedding="learned",
+    )
 
 
 if __name__ == "__main__":

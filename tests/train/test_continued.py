@@ -1,9 +1,8 @@
-"""Runs that start from weights: bit for bit in every method, told once, never read again, the same on ranks."""
+"""Runs that start from weights: bit for bit in every method, told once, never read again."""
 
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def begun(shards: Path) -> Iterator[Run]:
+def begun(shards: Path) -> Run:
     """Four steps of a ViT with layer scales and registers; afterwards the file is gone."""
     start = _start(shards.parent, SCALED)
     changes = {"model__name": SCALED, "model__init": str(start), "model__drop_path": 0.0}
@@ -75,7 +74,7 @@ def begun(shards: Path) -> Iterator[Run]:
     with process_group():
         loop.pretrain(run, Stop())
     start.unlink()
-    yield run
+    return run
 
 
 def _encoder(folder: Path) -> dict[str, torch.Tensor]:
@@ -112,7 +111,7 @@ def test_an_export_of_layer_scales_and_registers_is_plain_timm_and_tells_its_sta
     assert "- Started from the file start.safetensors, SHA-256 of its file `" in card
     assert "- Licence of the weights that it started from: unknown, ask whoever made them" in card
     assert str(begun.out.parent) not in card
-    again = tiny.run(begun.data.shards[0], begun.out, model__name=SCALED, model__init=str(folder))
+    again = tiny.run(begun.out.parent / "shards", begun.out, model__name=SCALED, model__init=str(folder))
     initial = beginning.weights(again.model_copy(update={"out": begun.out.parent / "new"}))
     assert initial is not None
     setup.build_method(again, initial)
@@ -146,7 +145,10 @@ def test_nothing_is_written_where_the_start_is_refused(shards: Path, tmp_path: P
     assert not run.out.exists()
 
 
-def _exported(shards: Path, folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def exported(shards: Path) -> Path:
+    """Once, since plain timm is asked in a process of its own."""
+    folder = shards.parent / "plain"
     run = tiny.run(shards, folder / "a", train__steps=4)
     method, _ = setup.build_method(run)
     facts = {"step": 4, "data": {"digests": ["0"], "samples": 1, "held_out_samples": 1}, "world_size": 1}
@@ -155,10 +157,10 @@ def _exported(shards: Path, folder: Path) -> Path:
 
 
 def test_the_recipe_takes_the_encoder_of_the_export_and_tells_the_receipt(
-    shards: Path, tmp_path: Path
+    shards: Path, exported: Path, tmp_path: Path
 ) -> None:
     """No model.name is typed; `check` and `pretrain` say the same; a run resumes without its export."""
-    start = _exported(shards, tmp_path)
+    start = Path(shutil.copytree(exported, tmp_path / "export"))
     small = ["method.decoder_width=32", "method.decoder_depth=1", "data.batch_size=8", "data.workers=0"]
     length = ["train.steps=2", "schedule.warmup_steps=1", "tracking.wandb='off'"]
     words = [str(CONTINUE), f"model.init={start}", f"data.shards={shards}", f"out={tmp_path / 'c'}"]
@@ -182,8 +184,10 @@ def test_the_recipe_takes_the_encoder_of_the_export_and_tells_the_receipt(
     assert "the run starts from an export" in ended.output
 
 
-def test_what_is_typed_beats_the_export_and_what_does_not_fit_is_told(shards: Path, tmp_path: Path) -> None:
-    start = _exported(shards, tmp_path)
+def test_what_is_typed_beats_the_export_and_what_does_not_fit_is_told(
+    shards: Path, exported: Path, tmp_path: Path
+) -> None:
+    start = exported
     words = [f"model.init={start}", f"data.shards={shards}", f"out={tmp_path / 'c'}"]
 
     def load(*more: str) -> Run:
@@ -211,7 +215,7 @@ def test_a_run_and_its_checkpoint_are_no_weights_to_start_from(begun: Run, tmp_p
         (begun.out, "is a run, not an export: ssl-retina export"),
         (run_folder(begun, 4) / "weights.safetensors", "is a run's checkpoint: export the run"),
     ):
-        run = tiny.run(begun.data.shards[0], tmp_path / "run", model__init=str(start))
+        run = tiny.run(begun.out.parent / "shards", tmp_path / "run", model__init=str(start))
         with pytest.raises((CheckpointError, InputError), match=says):
             beginning.weights(run)
 
@@ -231,7 +235,7 @@ def test_law_3_two_ranks_start_from_a_file_as_one_does(shards: Path, tmp_path: P
         script = Path(continued_ranks.__file__)
         launch.run_ranks([sys.executable, "-W", "ignore", str(script), str(folders[1])], 2)
     one, two = (_encoder(checkpoint.newest(folder / "run")) for folder in folders)
-    for name, value in one.items():
-        torch.testing.assert_close(value, two[name], rtol=2e-4, atol=2e-5)
+    for key, tensor in one.items():
+        torch.testing.assert_close(tensor, two[key], rtol=2e-4, atol=2e-5)
     told = [json.loads((folder / "run" / "receipt.json").read_text()) for folder in folders]
     assert told[0] == told[1]
