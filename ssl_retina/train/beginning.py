@@ -4,7 +4,7 @@ In: a config. Out: the weights, or None where the run is resumed or draws its ow
 metrics, and the same receipt for every checkpoint.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssl_retina import dist, files
@@ -38,18 +38,19 @@ def weights(run: Run) -> Initial | None:
     return found
 
 
-def keep_receipt(run: Run, initial: Initial) -> dict[str, Any]:
-    """Write the receipt into the run's folder; the same values are for the checkpoints."""
+def record(
+    run: Run, initial: Initial | None, kept: Mapping[str, Any] | None
+) -> tuple[Mapping[str, Any] | None, Sequence[str]]:
+    """The receipt for every checkpoint, and what a person is told of it.
+
+    A fresh start's lies in the run's folder too and is told whole; `kept` is that of a checkpoint, of which
+    the first line is said again.
+    """
+    if initial is None:
+        said = receipt.sentences(kept)[:1] if kept else []
+        return kept, [f"the run {line}; these are not read again" for line in said]
     assert initial.receipt is not None
     content = initial.receipt.as_json()
     if dist.is_first():
         files.write_json(run.out / RECEIPT, content)
-    return content
-
-
-def told(content: Mapping[str, Any] | None, *, resumed: bool) -> list[str]:
-    """The receipt for a person: whole at the start, its first line after a resume."""
-    if content is None:
-        return []
-    said = receipt.sentences(content)
-    return [f"the run {said[0]}; these are not read again"] if resumed else said
+    return content, receipt.sentences(content)

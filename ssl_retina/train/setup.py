@@ -72,14 +72,8 @@ def opened(run: Run, *, extend: bool = False, change: bool = False) -> Iterator[
         facts = _facts(run, source)
         labelled = dist.first_decides(lambda: knn.neighbours(run, source))
         start = dist.first_decides(lambda: resume.find(run, facts["data"], extend=extend, change=change))
-        facts["init"] = start.init if initial is None else beginning.keep_receipt(run, initial)
-        told = beginning.told(facts["init"], resumed=start.folder is not None)
-        notes = (
-            *start.notes,
-            *told,
-            *source.epoch.sentences(),
-            *remarks(run, source, micro_batch),
-        )
+        facts["init"], told = beginning.record(run, initial, start.init)
+        notes = (*start.notes, *told, *source.epoch.sentences(), *remarks(run, source, micro_batch))
         terminal = Terminal(run.train.steps, speaks=dist.is_first())
         for note in notes:
             terminal.say(note)
