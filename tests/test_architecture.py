@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = (
     {
         "addresses",
+        "architecture",
         "http_rules",
         "errors",
         "contract",
@@ -29,7 +30,7 @@ ROWS = (
         "shares",
         "shipped",
     },
-    {"config", "relations", "synthetic", "labels"},
+    {"config", "sections", "relations", "synthetic", "labels"},
     {"archive", "data", "models", "losses"},
     {"methods"},
     {"train"},

@@ -131,11 +131,12 @@ def _plan(
     from ssl_retina import config, dist, methods
     from ssl_retina.data.loader import open_source
     from ssl_retina.report import view_sheet
-    from ssl_retina.train import setup
+    from ssl_retina.train import beginning, setup
 
     run = config.load(path, overrides, methods.config_type, methods.available())
     micro_batch = setup.micro_batch_of(run, world)
-    method, views = setup.build_method(run)
+    initial = beginning.weights(run)
+    method, views = setup.build_method(run, initial)
     source = open_source(run.data.model_copy(update={"workers": 0}), views, seed=run.seed)
     refused = _refusal(run, source, looking=picture is not None)
     source.verify(hashes=False)
@@ -162,6 +163,7 @@ def _plan(
         "epoch": source.epoch.as_json(),
         "remarks": [*refused, *source.epoch.sentences(), *setup.remarks(run, source, micro_batch)],
         **({} if picture is None else {"views": str(picture)}),
+        **({} if initial is None or initial.receipt is None else {"init": initial.receipt.as_json()}),
     }
 
 

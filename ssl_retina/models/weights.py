@@ -4,6 +4,7 @@ In: `.safetensors`, or PyTorch's own format read with `weights_only`. Out: every
 lists what is wrong. Nothing is loaded in part (law 12), nothing is unpickled (law 11).
 """
 
+import argparse
 import hashlib
 import pickle
 import zipfile
@@ -48,6 +49,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     raise InputError(f"{path} is no weights file that is read here ({kinds})")
 
 
+def read_content(path: Path) -> Any:
+    """What a file of anybody's training holds: tensors by name, or mappings in which such lie.
+
+    As `read_tensors`, but MAE's and RETFound's files are read too, which carry an `argparse.Namespace`: a
+    class of the standard library whose making sets attributes and runs nothing else. It is thrown away.
+    """
+    if path.is_file() and path.suffix in PICKLES:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return _load_pickle(path)
+    return read_tensors(path)
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
@@ -79,9 +92,13 @@ def read_header(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
+    return _unwrapped(_load_pickle(path), path)
+
+
+def _load_pickle(path: Path) -> Any:
     """PyTorch's format, which is a pickle: only tensors and plain containers are built."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, ModuleNotFoundError, AttributeError):
         raise CheckpointError(
             f"{path} is refused: it asks to run code while it is read{_asked_for(path)}, and whoever made "
@@ -92,7 +109,6 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except (EOFError, RuntimeError, zipfile.BadZipFile, ValueError, OSError) as error:
         reason = str(error).split("\n", 1)[0] or type(error).__name__
         raise CheckpointError(f"{path} is cut or damaged ({reason}): copy it again") from None
-    return _unwrapped(content, path)
 
 
 def _asked_for(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ssl_retina import config
 from ssl_retina.contract import Pool
+from ssl_retina.models.origin import INHERITED
 from ssl_retina.models.pretrained import chosen_by
 
 POOLED: Mapping[Pool, str] = MappingProxyType(
@@ -61,7 +62,7 @@ class Facts:
 
 def write(facts: Facts) -> str:
     """The card in Markdown."""
-    sections = (_head(facts), _use(facts), _data(facts), _training(facts), _limits(facts), _licence())
+    sections = (_head(facts), _use(facts), _data(facts), _training(facts), _limits(facts), _licence(facts))
     return "\n\n".join(sections) + "\n"
 
 
@@ -142,7 +143,7 @@ def _training(facts: Facts) -> str:
 - Compute: about {facts.operations:.2g} floating-point operations in {known["world_size"]} process(es);
   how long they took is in the run's metrics and not here, so that equal weights have equal cards
 - {versions}; commit {known.get("commit") or "not known"}
-{_changes(known)}{_progress(facts.progress)}
+{_origin(known)}{_changes(known)}{_progress(facts.progress)}
 <details><summary>The whole recipe</summary>
 
 ```json
@@ -150,6 +151,20 @@ def _training(facts: Facts) -> str:
 ```
 
 </details>"""
+
+
+def _origin(known: Mapping[str, Any]) -> str:
+    """The receipt of the weights that training started from, in short; nothing where they were drawn."""
+    given = known.get("init")
+    if given is None:
+        return "- Started from weights drawn at random\n"
+    resized = "".join(f"; {name} resized {old} to {new}" for name, old, new in given["resized"])
+    missing = f"; drawn at random: {', '.join(given['missing'])}" if given["missing"] else ""
+    return (
+        f"- Started from {given['source']}, SHA-256 of its {given['hashed']} `{given['sha256']}`: "
+        f"{given['share_of_backbone']:.2%} of the encoder{resized}{missing}. The images it was trained on "
+        "come to those above\n"
+    )
 
 
 def _changes(known: Mapping[str, Any]) -> str:
@@ -184,11 +199,13 @@ def _limits(facts: Facts) -> str:
 - Duplicates of these photographs in a test set make its numbers optimistic."""
 
 
-def _licence() -> str:
-    return """## Licence
+def _licence(facts: Facts) -> str:
+    given = facts.checkpoint.get("init")
+    inherited = "" if given is None else f"\n\n{INHERITED}{given['licence']}"
+    return f"""## Licence
 
 None is granted by this file: whoever answers for the photographs decides. Until they write a licence here,
-ask them. ssl-retina itself is Apache-2.0."""
+ask them. ssl-retina itself is Apache-2.0.{inherited}"""
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -35,6 +35,8 @@ def recipe(run: config.Run) -> dict[str, Any]:
     content = run.dump()
     data = {key: content["data"][key] for key in ("batch_size", "where", "held_out")}
     data["exclude"] = "none" if run.data.exclude is None else "yes"
+    if run.model.init is not None:  # a path, which the card's own words replace
+        content["model"] |= {"init": "see above", "init_reference": None}
     sections = ("seed", "model", "method", "optim", "schedule", "train")
     return {**{name: content[name] for name in sections}, "data": data}
 

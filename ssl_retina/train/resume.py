@@ -23,6 +23,7 @@ HARMLESS = (
     "data.exclude",
     "data.cache",
     "data.cache_gib",
+    "model.init_reference",
     "train.zero_stage",
     "train.activation_checkpointing",
 )
@@ -44,11 +45,15 @@ CHANGEABLE = (
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins: a verified checkpoint, or None for a fresh start; and what to tell the person."""
+    """Where a run begins: a verified checkpoint, or None for a fresh start; and what to tell the person.
+
+    init: the receipt of the weights that it once started from, which are not read again.
+    """
 
     folder: Path | None
     notes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    init: Mapping[str, Any] | None = None
 
 
 def find(run: Run, data: Mapping[str, Any], *, extend: bool, change: bool) -> Start:
@@ -66,7 +71,8 @@ def find(run: Run, data: Mapping[str, Any], *, extend: bool, change: bool) -> St
     notes = [f"resuming from {found.newest.name}", *_set_aside(found), *_stale_hint(run.out, found.newest)]
     told, record = _compare_config(run, _plain(found.newest), facts["step"], extend=extend, change=change)
     _compare_data(run, facts.get("data", {}), data)
-    return Start(found.newest, (*notes, *told), (*facts.get("changes", ()), *record))
+    changes = (*facts.get("changes", ()), *record)
+    return Start(found.newest, (*notes, *told), changes, facts.get("init"))
 
 
 def look(run: Run, *, extend: bool, change: bool) -> None:

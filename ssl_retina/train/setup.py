@@ -23,7 +23,8 @@ from ssl_retina.contract import Method, ViewSpec
 from ssl_retina.data.loader import Source, open_source
 from ssl_retina.errors import InputError, ShardError
 from ssl_retina.models import blocks, encoder
-from ssl_retina.train import checkpoint, knn, optim, resume, saving, starts, tracking
+from ssl_retina.models.initial import Initial
+from ssl_retina.train import beginning, checkpoint, knn, optim, resume, saving, starts, tracking
 from ssl_retina.train.engine import Engine
 from ssl_retina.train.evaluation import Evaluation
 from ssl_retina.train.saving import Progress, Saver
@@ -62,7 +63,8 @@ def opened(run: Run, *, extend: bool = False, change: bool = False) -> Iterator[
     micro_batch = micro_batch_of(run, dist.world_size())
     with contextlib.ExitStack() as stack:
         stack.enter_context(deterministic())
-        method, views = build_method(run)
+        initial = beginning.weights(run)
+        method, views = build_method(run, initial)
         source = open_source(run.data, views, seed=run.seed)
         refuse_repeats(run, source)
         dist.first_decides(lambda: _claim(run.out, stack))
@@ -70,7 +72,8 @@ def opened(run: Run, *, extend: bool = False, change: bool = False) -> Iterator[
         facts = _facts(run, source)
         labelled = dist.first_decides(lambda: knn.neighbours(run, source))
         start = dist.first_decides(lambda: resume.find(run, facts["data"], extend=extend, change=change))
-        notes = (*start.notes, *source.epoch.sentences(), *remarks(run, source, micro_batch))
+        facts["init"], told = beginning.record(run, initial, start.init)
+        notes = (*start.notes, *told, *source.epoch.sentences(), *remarks(run, source, micro_batch))
         terminal = Terminal(run.train.steps, speaks=dist.is_first())
         for note in notes:
             terminal.say(note)
@@ -150,11 +153,12 @@ def remarks(run: Run, source: Source, micro_batch: int) -> list[str]:
     return said
 
 
-def build_method(run: Run) -> tuple[nn.Module, ViewSpec]:
-    """The method with fresh weights, the same on every rank, and the views that it wants."""
+def build_method(run: Run, initial: Initial | None = None) -> tuple[nn.Module, ViewSpec]:
+    """The method with fresh or `initial` weights, the same on every rank, and the views that it wants."""
     module = methods.load(run.method_name)
     torch.manual_seed(run.seed)
-    make = partial(encoder.build, run.model, checkpointing=run.train.activation_checkpointing)
+    build = partial(encoder.build, run.model) if initial is None else initial.build
+    make = partial(build, checkpointing=run.train.activation_checkpointing)
     method = module.Method(run.method, make)
     if run.train.compile:
         blocks.compile_all(method)
@@ -177,7 +181,8 @@ def deterministic() -> Iterator[None]:
 
 def _claim(out: Path, stack: contextlib.ExitStack) -> None:
     """Be the only writer of the run folder, and clear away what dead writers left half done."""
-    known = (checkpoint.FOLDER, "config.json", VERIFIED, tracking.METRICS, starts.STARTS, starts.SUBMISSIONS)
+    own = (checkpoint.FOLDER, "config.json", VERIFIED, beginning.RECEIPT)
+    known = (*own, tracking.METRICS, starts.STARTS, starts.SUBMISSIONS)
     files.claim_folder(out, known, "a run")
     stack.enter_context(files.lock(out))
     checkpoint.sweep(out)

@@ -1,0 +1,213 @@
+"""Where weights to start from come from: `model.init` -> tensors, their SHA-256, and what is known of them.
+
+In: an export's folder, a file, a timm name, `local-dir:FOLDER` or `hf-hub:OWNER/NAME`. Out: an `Origin`.
+Nothing is unpickled (`weights.read_content`), and only what is named is downloaded.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import _hub
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from ssl_retina import files
+from ssl_retina.architecture import LIMIT, LOCAL
+from ssl_retina.config_text import did_you_mean
+from ssl_retina.errors import CheckpointError, InputError
+from ssl_retina.models import layouts, pretrained, weights
+from ssl_retina.models.layouts import Found
+
+HUB = "hf-hub:"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+"""Names of weights that timm and transformers write; the first that is there is read."""
+INHERITED = "- Licence of the weights that it started from: "
+"""The line of a model card that hands a licence on."""
+_LICENCE = re.compile(rf"^(?:license: |{INHERITED})(\S.{{0,200}})$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Weights with their history.
+
+    source: what they are, without a path. character: what tensors do not say of the function that they
+    belong to (heads, norms, activations), as far as the source tells it.
+    """
+
+    source: str
+    sha256: str
+    hashed: str
+    found: Found
+    licence: str | None
+    character: Mapping[str, Any]
+
+
+def read(start: str) -> Origin:
+    """Read what `model.init` names. Raises InputError for a name, CheckpointError for weights."""
+    if start.startswith(HUB):
+        return _from_hub(start)
+    if start.startswith(LOCAL):
+        return _from_local(Path(start.removeprefix(LOCAL)), start.removeprefix(LOCAL))
+    path = Path(start)
+    if path.is_dir():
+        return _from_export(path)
+    if path.is_file():
+        return _from_file(path)
+    return _from_timm(start)
+
+
+def character(vit: Any) -> dict[str, Any]:
+    """What two ViTs must share beside their shapes, to be the same function with the same tensors."""
+    block = vit.blocks[0]
+    return {
+        "heads": block.attn.num_heads,
+        "norm": f"{type(block.norm1).__name__}, epsilon {getattr(block.norm1, 'eps', None)}",
+        "activation": type(block.mlp.act).__name__,
+    }
+
+
+def _from_export(folder: Path) -> Origin:
+    module: Any = pretrained.load_timm(str(folder)).module
+    card = (folder / pretrained.CARD_NAME).read_text(encoding="utf-8", errors="replace")
+    stated = _LICENCE.findall(card)
+    name = module.pretrained_cfg.get("architecture", type(module).__name__)
+    return Origin(
+        source=f"an export of ssl-retina ({name})",
+        sha256=files.sha256(folder / pretrained.WEIGHTS_NAME),
+        hashed="file",
+        found=_of_module(module),
+        licence="; ".join(stated) or "none granted by its card: ask whoever answers for its photographs",
+        character=character(module),
+    )
+
+
+def _from_timm(name: str) -> Origin:
+    if not timm.is_model(name.split(".", 1)[0]):
+        hint = did_you_mean(name, timm.list_models("vit_*"))
+        raise InputError(f"model.init: {name} is no folder, no file and no model that timm knows{hint}")
+    if "." not in name or not timm.is_model_pretrained(name):
+        raise InputError(f"model.init: timm has no weights of the name {name}; it has {_known(name)}")
+    _require_plain(name, name)
+    with torch.random.fork_rng(devices=[]):
+        module: Any = pretrained.load_timm(name).module
+    return Origin(
+        source=f"timm's {name}",
+        sha256=weights.digest(module),
+        hashed="tensors",
+        found=_of_module(module),
+        licence=module.pretrained_cfg.get("license"),
+        character=character(module),
+    )
+
+
+def _known(name: str) -> str:
+    known = timm.list_pretrained(f"{name.split('.', 1)[0]}.*")
+    return ", ".join(known[:3]) or "none of this architecture"
+
+
+def _require_plain(name: str, source: str) -> Any:
+    """A ViT of this name without memory; what is none is refused before anything is downloaded."""
+    with torch.device("meta"):
+        vit = timm.create_model(name.split(".", 1)[0], pretrained=False, num_classes=0)
+    if type(vit) is VisionTransformer:
+        return vit
+    rotary = ", whose places enter by rotary embedding" if getattr(vit, "rope", None) is not None else ""
+    raise CheckpointError(
+        f"{source}: timm builds it as {type(vit).__name__}{rotary}: another function than the plain "
+        "VisionTransformer that is trained here, so nothing of it is loaded; start from a plain one, such as "
+        "vit_base_patch14_reg4_dinov2.lvd142m"
+    )
+
+
+def _of_module(module: Any) -> Found:
+    tensors = dict(module.state_dict())
+    others = [name for name in tensors if not layouts.is_encoders(name)]
+    own = {name: tensors[name] for name in tensors if name not in others}
+    return Found("timm", own, tuple(others), parameters(tensors), ())
+
+
+def _from_file(path: Path) -> Origin:
+    if (path.parent / "MANIFEST.json").is_file() and path.name == "weights.safetensors":
+        raise InputError(f"{path} is a run's checkpoint: export the run, then give the export's folder")
+    return _of_file(path, f"the file {path.name}", {})
+
+
+def _of_file(path: Path, source: str, described: Mapping[str, Any]) -> Origin:
+    stated = described.get("pretrained_cfg")
+    licence = stated.get("license") if isinstance(stated, dict) else None
+    return Origin(
+        source=source,
+        sha256=files.sha256(path),
+        hashed="file",
+        found=layouts.recognise(weights.read_content(path), source),
+        licence=licence if isinstance(licence, str) else None,
+        character=_described(described, source),
+    )
+
+
+def _from_local(folder: Path, shown: str) -> Origin:
+    if not folder.is_dir():
+        raise InputError(f"model.init: {LOCAL}{shown}: there is no such folder")
+    if (folder / pretrained.SUMS_NAME).is_file():
+        return _from_export(folder)
+    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        raise InputError(f"model.init: {LOCAL}{shown} holds none of {', '.join(WEIGHTS)}")
+    return _of_file(found, f"{found.name} of a local folder", _config(folder / pretrained.CONFIG_NAME))
+
+
+def _from_hub(start: str) -> Origin:
+    name = start.removeprefix(HUB)
+    problems = []
+    for file in WEIGHTS:
+        try:
+            path = Path(_hub.download_from_hf(name, file))
+        except (OSError, RuntimeError, ValueError) as error:
+            problems.append(str(error).strip().split("\n", 1)[0][:200])
+            continue
+        try:
+            described = _config(Path(_hub.download_from_hf(name, "config.json")))
+        except (OSError, RuntimeError, ValueError):
+            described = {}
+        return _of_file(path, f"{file} of {start}", described)
+    raise InputError(
+        f"model.init: {start} gives none of {', '.join(WEIGHTS)} ({problems[0]}); without network they must "
+        "lie in huggingface_hub's cache (HF_HOME) already"
+    )
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    """A stranger's config.json: of it only names and numbers are compared, nothing is handed to timm."""
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > LIMIT:
+        raise CheckpointError(f"{path.name} is larger than {LIMIT} bytes")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path.name} beside the weights is no JSON") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _described(content: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The character of a model that timm's or transformers' config.json describes."""
+    heads, name = content.get("num_attention_heads"), content.get("architecture")
+    if isinstance(heads, int):
+        return {"heads": heads}
+    if not isinstance(name, str) or not timm.is_model(name):
+        return {}
+    arguments = content.get("model_args")
+    told = character(_require_plain(name, source))
+    given = arguments.get("num_heads") if isinstance(arguments, dict) else None
+    return {**told, "heads": given if isinstance(given, int) else told["heads"]}
+
+
+def parameters(tensors: Mapping[str, Tensor]) -> int:
+    """How many numbers tensors hold."""
+    return sum(tensor.numel() for tensor in tensors.values())
