@@ -1,6 +1,6 @@
 """Losses of what is predicted against what is there: pixels of patches, or a teacher's tokens.
 
-In: predictions and targets of one rank. Out: a scalar in fp32; its mean over ranks is that of the global batch.
+In: predictions and targets of one rank. Out: a scalar in fp32, whose mean over ranks is the whole batch's.
 """
 
 import torch
