@@ -24,9 +24,11 @@ class Section(BaseModel):
     """A frozen section in which an unknown key is an error; method files derive their `Config` from it.
 
     couples_batch: the method's loss compares the samples of a batch with each other (contrast, batch norm).
+    steady_shapes: every step has as many tokens as the one before, so that the compiler may count on it.
     """
 
     couples_batch: ClassVar[bool] = False
+    steady_shapes: ClassVar[bool] = True
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 

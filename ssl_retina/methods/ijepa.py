@@ -4,7 +4,7 @@ Assran, Duval, Misra, Bojanowski, Vincent, Rabbat, LeCun, Ballas: Self-Supervise
 Joint-Embedding Predictive Architecture, CVPR 2023. No pixels are predicted, and views differ by a crop only.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -31,6 +31,8 @@ class Config(Section):
     momentum: of the teacher at the start; a line takes it to 1 at the end.
     recipe, crop_scale: how the view is drawn; crops of 30 to 100 %, no flip, no colour.
     """
+
+    steady_shapes: ClassVar[bool] = False  # targets have another size in each step
 
     name: Literal["ijepa"] = "ijepa"
     blocks: Positive = 4

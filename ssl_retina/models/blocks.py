@@ -30,17 +30,17 @@ class DropPath(nn.Module):
         return branch if self.scale is None else branch * self.scale
 
 
-def compile_all(method: nn.Module, *, backend: str = "inductor") -> int:
+def compile_all(method: nn.Module, *, steady: bool, backend: str = "inductor") -> int:
     """Compile each of timm's blocks in a method, where it stands; gives how many there are.
 
     Block by block, since all of one shape share one compilation; names and values of parameters stay. What
-    cannot be compiled fails in the first pass.
+    cannot be compiled fails in the first pass. Unless shapes are `steady`, the code serves any number of tokens.
     """
     # torch's own 8 could be too few, and the rest would run as it was without a word
     torch._dynamo.config.recompile_limit = VARIANTS
     found = of(method)
     for block in found:
-        block.compile(backend=backend, dynamic=False)
+        block.compile(backend=backend, dynamic=False if steady else None)
     return len(found)
 
 

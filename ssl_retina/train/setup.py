@@ -161,7 +161,7 @@ def build_method(run: Run, initial: Initial | None = None) -> tuple[nn.Module, V
     make = partial(build, checkpointing=run.train.activation_checkpointing)
     method = module.Method(run.method, make)
     if run.train.compile:
-        blocks.compile_all(method)
+        blocks.compile_all(method, steady=run.method.steady_shapes)
     return cast(nn.Module, method), cast(ViewSpec, module.views(run.method, run.model.image_size))
 
 
