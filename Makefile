@@ -9,7 +9,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile
 .PHONY: setup demo real test slow slurm check clean
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt $(wildcard hatch_build.py ssl_retina/data/native/*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@

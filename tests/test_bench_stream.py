@@ -16,6 +16,7 @@ from ssl_retina import config
 from ssl_retina.bench import pipelines, processes, stages
 from ssl_retina.bench import stream as bench
 from ssl_retina.cli import app
+from ssl_retina.data import native
 from ssl_retina.data.loader import open_source
 from ssl_retina.data.stream import as_positions
 from ssl_retina.errors import InputError, ShardError
@@ -111,7 +112,15 @@ class _Slow:
         return torch.zeros(1)
 
 
-def test_stages_are_parts_of_the_whole(folder: Path) -> None:
+def test_compiled_code_decodes_while_it_crops(folder: Path) -> None:
+    if native.library() is not None:
+        found = stages.ours(_stream(folder, "two_views"), as_positions(3, 8))
+        assert found["ours_decode"] == 0
+        assert found["ours_crop"] > 0
+
+
+def test_stages_are_parts_of_the_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", lambda: None)
     stream = _stream(folder, "two_views")
     places = as_positions(3, 8)
     begun = time.process_time()

@@ -27,6 +27,7 @@ from ssl_retina.bench import pipelines, processes, stages
 from ssl_retina.bench.plans import require_positive
 from ssl_retina.bench.stages import Seconds
 from ssl_retina.contract import ViewSpec
+from ssl_retina.data import native
 from ssl_retina.data.loader import Source, open_source
 from ssl_retina.data.stream import as_positions
 from ssl_retina.errors import InputError
@@ -101,7 +102,13 @@ def measure(folders: Sequence[Path], plan: Plan, advance: Callable[[int], None])
         found = {name: _recipe(name, source, plan, advance) for name, source in sources.items()}
     finally:
         torch.set_num_threads(threads)
-    return {"workers": plan.workers, "batch": plan.batch, "rounds": plan.rounds, "recipes": found}
+    return {
+        "workers": plan.workers,
+        "batch": plan.batch,
+        "rounds": plan.rounds,
+        "native": native.library() is not None,
+        "recipes": found,
+    }
 
 
 def _recipe(name: str, source: Source, plan: Plan, advance: Callable[[int], None]) -> dict[str, Any]:

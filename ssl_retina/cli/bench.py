@@ -90,6 +90,8 @@ def stream(
     plan = bench.Plan(rounds, images, workers=workers, recipes=tuple(recipe or bench.RECIPES))
     with console.progress("rounds", rounds * len(plan.recipes)) as advance:
         found = bench.measure(shards, plan, advance)
+    way = "the compiled code" if found["native"] else "the wheels alone: the compiled code is not there"
+    console.note(f"Ours decodes and crops by {way}")
     for name, one in found["recipes"].items():
         _tell_stream(name, one)
     if as_json:

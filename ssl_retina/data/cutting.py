@@ -8,7 +8,7 @@ whole photograph's: a quarter of the cost.
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,16 +67,84 @@ def _snapped(start: int, stop: int, share: int, length: int) -> tuple[int, int]:
     return min(round(start / share), last - 1), last
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A box of a decoded image and its place: `out` (height, width, 3), of any size; mirrored if so said."""
+
+    box: Box
+    mirrored: bool
+    out: Pixels
+
+
 def cut(pixels: Pixels, where: Pose, out: Pixels) -> None:
     """Write the view into `out` (size, size, 3): black where the turned box reaches beyond the image."""
-    view = _planes(out)
+    cutting = piece(where, out, width=pixels.shape[1], height=pixels.shape[0])
+    if cutting is not None:
+        resample(pixels, cutting)
+    turn(where, cutting, out)
+
+
+def piece(where: Pose, out: Pixels, *, width: int, height: int) -> Piece | None:
+    """What is to be resampled of a decoded image of that size; None where the view shows nothing of it.
+
+    For a crop that is not turned, the view itself. Else what `turn` turns: the region at near the view's
+    scale. The box's scale across and down belongs to the turned axes; along the image's own axes the same
+    ellipse of smoothing has the two of `scale`, exact at every multiple of 90 degrees.
+    """
     if where.angle == 0:
-        left, top, right, bottom = where.box
-        _resize(pixels[top:bottom, left:right], view)
-    else:
-        _turn(pixels, where, view)
-    if where.flipped:
-        view.copy_(view.flip(3))
+        return Piece(where.box, where.flipped, out)
+    region = _region(where, (width, height))
+    if region is None:
+        return None
+    across, down = _steps(where, len(out))
+    cosine, sine = math.cos(where.angle), math.sin(where.angle)
+    scale = (
+        math.hypot(across * cosine, down * sine) / FINER,
+        math.hypot(across * sine, down * cosine) / FINER,
+    )
+    wide, tall = region[2] - region[0], region[3] - region[1]
+    near = np.empty((max(round(tall / scale[1]), 1), max(round(wide / scale[0]), 1), 3), np.uint8)
+    return Piece(region, mirrored=False, out=near)
+
+
+def resample(pixels: Pixels, piece: Piece) -> None:
+    """Pillow's antialiased bicubic filter from the piece's box into its place.
+
+    What `functional.interpolate` calls, but without a new array. torch would copy a cut-out before it filters
+    it; copied here, row by row, it takes three quarters of the time.
+    """
+    left, top, right, bottom = piece.box
+    given, out = _planes(np.ascontiguousarray(pixels[top:bottom, left:right])), _planes(piece.out)
+    resize = torch._C._nn._upsample_bicubic2d_aa
+    resize(given, out.shape[2:], False, None, None, out=out)  # type: ignore[call-arg]
+    if piece.mirrored:
+        out.copy_(out.flip(3))
+
+
+def turn(where: Pose, piece: Piece | None, out: Pixels) -> None:
+    """Finish a view whose piece is resampled: turn it. Nothing is left to do where its angle is 0."""
+    if where.angle == 0:
+        return
+    if piece is None:
+        out[:] = 0
+        return
+    size = len(out)
+    region, wide, tall = piece.box, piece.box[2] - piece.box[0], piece.box[3] - piece.box[1]
+    cosine, sine = math.cos(where.angle), math.sin(where.angle)
+    across, down = _steps(where, size)
+    start = source(where, where.box[0], where.box[1])
+    x = (across * cosine, down * sine, start[0] - region[0])
+    y = (-across * sine, down * cosine, start[1] - region[1])
+    grid = torch.stack((_plane(x, size, wide), _plane(y, size, tall)), dim=2)[None]
+    near = _planes(piece.out).float()
+    turned = functional.grid_sample(near, grid, mode="bilinear", align_corners=False).round_()
+    _planes(out).copy_(turned.flip(3) if where.flipped else turned)
+
+
+def _steps(where: Pose, size: int) -> tuple[float, float]:
+    """Pixels of the image that a step across and one down a view move by."""
+    left, top, right, bottom = where.box
+    return (right - left) / size, (bottom - top) / size
 
 
 def shrink(pixels: Pixels, out: Pixels) -> None:
@@ -88,49 +156,6 @@ def shrink(pixels: Pixels, out: Pixels) -> None:
 def _planes(pixels: Pixels) -> Tensor:
     """The same memory as (1, 3, height, width). numpy turns axes in a third of torch's time."""
     return torch.from_numpy(pixels[None].transpose(0, 3, 1, 2))
-
-
-def _resize(pixels: Pixels, out: Tensor) -> None:
-    """Pillow's antialiased bicubic filter into `out` (1, 3, height, width), channels last in memory.
-
-    What `functional.interpolate` calls, but without a new array. torch would copy a cut-out before it filters
-    it; copied here, row by row, it takes three quarters of the time.
-    """
-    given = _planes(np.ascontiguousarray(pixels))
-    resize = torch._C._nn._upsample_bicubic2d_aa
-    resize(given, out.shape[2:], False, None, None, out=out)  # type: ignore[call-arg]
-
-
-def _turn(pixels: Pixels, where: Pose, out: Tensor) -> None:
-    """Scaled first, then turned.
-
-    The box's scale across and down belongs to the turned axes; along the image's own axes the same ellipse
-    of smoothing has the two of `scale`, exact at every multiple of 90 degrees.
-    """
-    size = out.shape[2]
-    left, top, right, bottom = where.box
-    cosine, sine = math.cos(where.angle), math.sin(where.angle)
-    across, down = (right - left) / size, (bottom - top) / size
-    scale = (
-        math.hypot(across * cosine, down * sine) / FINER,
-        math.hypot(across * sine, down * cosine) / FINER,
-    )
-    region = _region(where, (pixels.shape[1], pixels.shape[0]))
-    if region is None:
-        out.zero_()
-        return
-    wide, tall = region[2] - region[0], region[3] - region[1]
-    near = torch.empty(
-        1, max(round(tall / scale[1]), 1), max(round(wide / scale[0]), 1), 3, dtype=torch.uint8
-    )
-    near = near.permute(0, 3, 1, 2)
-    _resize(pixels[region[1] : region[3], region[0] : region[2]], near)
-    start = source(where, left, top)
-    x = (across * cosine, down * sine, start[0] - region[0])
-    y = (-across * sine, down * cosine, start[1] - region[1])
-    grid = torch.stack((_plane(x, size, wide), _plane(y, size, tall)), dim=2)[None]
-    turned = functional.grid_sample(near.float(), grid, mode="bilinear", align_corners=False)
-    out.copy_(turned.round_())
 
 
 def _plane(linear: tuple[float, float, float], size: int, length: int) -> Tensor:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_retina.contract import Batch, ViewSpec, uniform
-from ssl_retina.data import cameras, cutting, geometry, photometry, recipes
+from ssl_retina.data import cameras, cutting, geometry, native, photometry, recipes
 from ssl_retina.data.cameras import Camera
 from ssl_retina.data.geometry import View
 from ssl_retina.data.images import Decodable, Pixels
@@ -96,17 +96,18 @@ def draw(
         geometry.pose(view, number, width=width, height=height, field=field, scan=scan) for view in drawn
     ]
     whole = any(view.crop is None for view in drawn)
-    pixels, share = encoded.pixels(1 if whole else cutting.share(poses, [view.size for view in drawn]))
+    share = 1 if whole else cutting.share(poses, [view.size for view in drawn])
+    places = [cutting.shrunk(pose, share, width=width, height=height) for pose in poses]
+    if whole or not native.cut(encoded, share, places, out):
+        pixels, share = encoded.pixels(share)
+        places = [cutting.shrunk(pose, share, width=width, height=height) for pose in poses]
+        for view, where, one in zip(drawn, places, out, strict=True):
+            if view.crop is None and where.angle == 0 and not where.flipped:
+                cutting.shrink(pixels, one)
+            else:
+                cutting.cut(pixels, where, one)
     field = field if field is None or share == 1 else [part / share for part in field]
-    followed = []
-    for view, pose, place in zip(drawn, poses, out, strict=True):
-        where = cutting.shrunk(pose, share, width=width, height=height)
-        if view.crop is None and pose.angle == 0 and not pose.flipped:
-            cutting.shrink(pixels, place)
-        else:
-            cutting.cut(pixels, where, place)
-        followed.append(geometry.follow(field, where, view.size))
-    return followed
+    return [geometry.follow(field, where, view.size) for view, where in zip(drawn, places, strict=True)]
 
 
 def finish(
