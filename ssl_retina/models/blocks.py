@@ -34,7 +34,7 @@ def compile_all(method: nn.Module, *, steady: bool, backend: str = "inductor") -
     """Compile each of timm's blocks in a method, where it stands; gives how many there are.
 
     Block by block, since all of one shape share one compilation; names and values of parameters stay. What
-    cannot be compiled fails in the first pass. Unless shapes are `steady`, the code serves any number of tokens.
+    cannot be compiled fails in the first pass. Where shapes are not `steady`, any number of tokens is served.
     """
     # torch's own 8 could be too few, and the rest would run as it was without a word
     torch._dynamo.config.recompile_limit = VARIANTS

@@ -57,6 +57,10 @@ def run(name: str, stage: int, precision: str = "fp32", **changes: Any) -> Run:
     return tiny.run(Path("shards"), Path("out"), method=method, **{**fixed, **changes})
 
 
+THOROUGH = ("mae", "mocov3", "dinov2")
+"""A decoder; batch norm and a teacher; small crops, hidden patches and a teacher that is exported."""
+
+
 def batch(config: Run, number: int, *, views: ViewSpec) -> Batch:
     """This rank's share of a global batch."""
     own = BATCH // dist.world_size() // config.train.accumulate
@@ -232,8 +236,16 @@ def quick(folder: Path) -> None:
 
 
 def everything(folder: Path) -> None:
-    """All methods at all stages; then the settings that change no number."""
+    """All methods at all stages; then the settings that change no number.
+
+    One rank does all of it for `THOROUGH` methods, and for the others what two ranks are compared with.
+    """
     for name in methods.available():
+        if dist.world_size() == 1 and name not in THOROUGH:
+            for stage in (1, 3):
+                with biting():
+                    stepped(folder, f"{name}-{stage}-fp32", run(name, stage))
+            continue
         for stage, precision in ((1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (3, "bf16")):
             with biting():
                 stepped(folder, f"{name}-{stage}-{precision}", run(name, stage, precision))
@@ -248,11 +260,11 @@ def everything(folder: Path) -> None:
 
 
 def continuing(folder: Path) -> None:
-    """Every saved fp32 state in FOLDER, of whatever world and stage, continued at stages 1 and 3.
+    """Every fp32 state in FOLDER that stage 1 or 3 saved, in whatever world, continued at stages 1 and 3.
 
     One more as a user's run continues: small parameters stay whole beside their parts.
     """
-    for half in sorted(folder.glob("half-*-fp32.pt")):
+    for half in sorted(folder.glob("half-*-[13]-fp32.pt")):
         for stage in (1, 3):
             with biting():
                 continued(folder, half, stage)
