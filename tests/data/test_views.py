@@ -194,7 +194,7 @@ def test_finish_normalises_on_the_device() -> None:
 
 
 def test_unknown_recipes_are_refused() -> None:
-    with pytest.raises(InputError, match="'maee' does not exist; one of: mae, plain, mae_retina"):
+    with pytest.raises(InputError, match="'maee' does not exist; one of: mae, ijepa, plain, mae_retina"):
         recipes.recipe(ViewSpec("maee", 1, 32))
     with pytest.raises(InputError, match="no local views"):
         recipes.recipe(ViewSpec("mae", 1, 32, local_views=2, local_size=16))
