@@ -1,7 +1,7 @@
 """What a config leaves open about its encoder, filled in from the weights that it starts from.
 
-In: a config's values as written. Out: the same with `model.name`, `image_size`, `patch_size` and `depth` of
-the run's own record, of the export's config.json, or of a timm name; what is written stays as it is.
+In: a config's values as written. Out: the same with `model.name`, sizes, `depth` and `registers` of the run's
+own record, of the export's config.json, or of a timm name; what is written stays as it is.
 """
 
 import json
@@ -16,7 +16,7 @@ LIMIT = 1 << 20
 LOCAL = "local-dir:"
 RECORD = "config.json"
 """The name of a run's own record, and of an export's description."""
-FILLED = ("name", "image_size", "patch_size", "depth")
+FILLED = ("name", "image_size", "patch_size", "depth", "registers")
 
 
 def filled(source: Source) -> Source:
@@ -55,6 +55,7 @@ def _of_export(start: str) -> Mapping[str, Any]:
         "image_size": arguments.get("img_size"),
         "patch_size": arguments.get("patch_size"),
         "depth": arguments.get("depth"),
+        "registers": arguments.get("reg_tokens"),
     }
 
 

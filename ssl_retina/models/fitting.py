@@ -54,7 +54,8 @@ def _patches(fitted: Fitted, wanted: tuple[int, ...]) -> None:
 def _places(fitted: Fitted, vit: Any, where: str) -> None:
     places = fitted.tensors[PLACES]
     grid: tuple[int, int] = vit.patch_embed.grid_size
-    before = _rows_before(fitted, places.shape[1], where)
+    wanted = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    before = _rows_before(fitted, places.shape[1], wanted, where)
     rows, patches = places[:, :before], places[:, before:]
     side = math.isqrt(patches.shape[1])
     if (side, side) != grid:
@@ -62,14 +63,17 @@ def _places(fitted: Fitted, vit: Any, where: str) -> None:
         patches = resample_abs_pos_embed(
             patches, new_size=list(grid), old_size=[side, side], num_prefix_tokens=0
         )
-    wanted = 0 if vit.no_embed_class else vit.num_prefix_tokens
     fitted.tensors[PLACES] = torch.cat((_prefix(fitted, rows, wanted), patches), dim=1).contiguous()
 
 
-def _rows_before(fitted: Fitted, count: int, where: str) -> int:
-    """How many rows of a position embedding stand before the patches: none, the class token's, all."""
+def _rows_before(fitted: Fitted, count: int, wanted: int, where: str) -> int:
+    """How many rows of a position embedding stand before the patches: none, the class token's, all.
+
+    As many as the model has are asked for first: a few counts are square in two ways.
+    """
     registers = fitted.tensors[REGISTERS].shape[1] if REGISTERS in fitted.tensors else 0
-    for before in (0, 1, 1 + registers):
+    possible = (0, 1, 1 + registers)
+    for before in (wanted, *possible) if wanted in possible else possible:
         if count > before and math.isqrt(count - before) ** 2 == count - before:
             return before
     raise CheckpointError(

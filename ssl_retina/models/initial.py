@@ -154,11 +154,12 @@ def _looks(tensors: dict[str, Tensor]) -> str:
     if size is None:
         return f"{told}: no width of timm's usual ViTs"
     name = f"vit_{size}_patch{patch}_224"
-    if scaled or registers:
+    if scaled:
         name = f"vit_{size}_patch14_{f'reg{registers}_' if registers else ''}dinov2"
     usual = {"large": 24, "huge": 32}.get(size, 12)
     depth_too = "" if depth == usual else f" model.depth={depth}"
-    return f"{told}: try model.name={name} model.patch_size={patch}{depth_too}"
+    extra = f" model.registers={registers}" if registers and not scaled else ""
+    return f"{told}: try model.name={name} model.patch_size={patch}{depth_too}{extra}"
 
 
 @torch.no_grad()

@@ -113,6 +113,16 @@ def test_registers_are_added_and_the_class_tokens_place_goes_with_it(tmp_path: P
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
+def test_registers_of_the_config_have_places_which_arrive_too(tmp_path: Path) -> None:
+    """8 registers, 4 x 4 patches: 25 places, which could be 5 x 5 patches and nothing before them."""
+    theirs = foreign.vit(reg_tokens=8)
+    made, told = _begun(foreign.bare(theirs, tmp_path), registers=8)
+    assert weights.digest(made.vit) == weights.digest(theirs)
+    assert not told.resized
+    with pytest.raises(CheckpointError, match=r"no place in the model: reg_token"):
+        _begun(tmp_path / "bare.safetensors")
+
+
 @pytest.mark.parametrize(
     ("theirs", "name", "says"),
     [

@@ -193,6 +193,11 @@ def test_what_is_typed_beats_the_export_and_what_does_not_fit_is_told(
     def load(*more: str) -> Run:
         return config.load(CONTINUE, [*words, *more], methods.config_type)
 
+    described = json.loads((exported / "config.json").read_text())
+    described["model_args"]["reg_tokens"] = 4
+    (tmp_path / "like").mkdir()
+    (tmp_path / "like" / "config.json").write_text(json.dumps(described))
+    assert load(f"model.init={tmp_path / 'like'}").model.registers == 4
     larger = load("model.image_size=48")
     assert (larger.model.image_size, larger.model.patch_size, larger.model.depth) == (48, 8, 2)
     initial = beginning.weights(larger)
