@@ -131,6 +131,8 @@ AVX2 static __m256i two_rows(const uint8_t *at, size_t stride) {
     return _mm256_inserti128_si256(_mm256_castsi128_si256(upper), lower, 1);
 }
 
+static void put(uint8_t *out, int32_t pixel) { memcpy(out, &pixel, sizeof pixel); }
+
 /* GROUP rows at `in` (four bytes a pixel) -> GROUP rows of `width` pixels at `out` (three bytes a pixel, and
    one more is written behind the last). */
 AVX2 static void filter_across(const struct axis *axis, const uint8_t *in, size_t in_stride, uint8_t *out,
@@ -141,11 +143,13 @@ AVX2 static void filter_across(const struct axis *axis, const uint8_t *in, size_
     const __m256i right = _mm256_add_epi8(left, _mm256_set1_epi16(8));
     const __m256i half = _mm256_set1_epi32(1 << (axis->shift - 1));
     const __m128i shift = _mm_cvtsi32_si128(axis->shift);
-    for (int64_t x = 0; x < width; x++, out += 3) {
-        const int16_t *weight = axis->weight + x * axis->room;
-        const uint8_t *at = in + 4 * (size_t)axis->start[x];
+    const struct axis own = *axis; /* or each write to `out` makes the compiler read it anew */
+    const int16_t *weight = own.weight;
+    for (int64_t x = 0; x < width; x++, out += 3, weight += own.room) {
+        const uint8_t *at = in + 4 * (size_t)own.start[x];
+        const int used = own.used[x];
         __m256i upper = half, lower = half;
-        for (int j = 0; j < axis->used[x]; j += GROUP, at += 4 * GROUP) {
+        for (int j = 0; j < used; j += GROUP, at += 4 * GROUP) {
             const __m256i first = pair(weight + j), second = pair(weight + j + 2);
             __m256i pixels = two_rows(at, in_stride);
             upper = _mm256_add_epi32(upper, _mm256_madd_epi16(_mm256_shuffle_epi8(pixels, left), first));
@@ -157,25 +161,27 @@ AVX2 static void filter_across(const struct axis *axis, const uint8_t *in, size_
         upper = _mm256_packs_epi32(_mm256_sra_epi32(upper, shift), _mm256_sra_epi32(lower, shift));
         upper = _mm256_packus_epi16(upper, upper);
         const __m128i even = _mm256_castsi256_si128(upper), odd = _mm256_extracti128_si256(upper, 1);
-        const int32_t pixel[GROUP] = {_mm_cvtsi128_si32(even), _mm_cvtsi128_si32(odd),
-                                      _mm_extract_epi32(even, 1), _mm_extract_epi32(odd, 1)};
-        for (int row = 0; row < GROUP; row++) memcpy(out + row * out_stride, &pixel[row], 4);
+        put(out, _mm_cvtsi128_si32(even));
+        put(out + out_stride, _mm_cvtsi128_si32(odd));
+        put(out + 2 * out_stride, _mm_extract_epi32(even, 1));
+        put(out + 3 * out_stride, _mm_extract_epi32(odd, 1));
     }
 }
 
 /* All rows of a view -> its place. What is filtered are bytes, whatever their colour. */
 AVX2 static void filter_down(const struct plan *plan, const struct view *view) {
-    const struct axis *axis = &plan->down;
+    const struct axis axis = plan->down;
     const size_t bytes = 3 * (size_t)view->width;
-    const __m256i half = _mm256_set1_epi32(1 << (axis->shift - 1)), zero = _mm256_setzero_si256();
-    const __m128i shift = _mm_cvtsi32_si128(axis->shift);
+    const __m256i half = _mm256_set1_epi32(1 << (axis.shift - 1)), zero = _mm256_setzero_si256();
+    const __m128i shift = _mm_cvtsi32_si128(axis.shift);
     uint8_t *out = view->out;
     for (int64_t y = 0; y < view->height; y++, out += bytes)
         for (size_t x = 0; x < bytes; x += 32) {
-            const int16_t *weight = axis->weight + y * axis->room;
-            const uint8_t *at = plan->rows + axis->start[y] * plan->stride + x;
+            const int16_t *weight = axis.weight + y * axis.room;
+            const int used = axis.used[y];
+            const uint8_t *at = plan->rows + axis.start[y] * plan->stride + x;
             __m256i a = half, b = half, c = half, d = half;
-            for (int j = 0; j < axis->used[y]; j += 2, at += 2 * plan->stride) {
+            for (int j = 0; j < used; j += 2, at += 2 * plan->stride) {
                 const __m256i both = pair(weight + j), upper = _mm256_loadu_si256((const __m256i *)at);
                 const __m256i lower = _mm256_loadu_si256((const __m256i *)(at + plan->stride));
                 const __m256i low = _mm256_unpacklo_epi8(upper, lower);
@@ -187,8 +193,10 @@ AVX2 static void filter_down(const struct plan *plan, const struct view *view) {
             }
             a = _mm256_packs_epi32(_mm256_sra_epi32(a, shift), _mm256_sra_epi32(b, shift));
             c = _mm256_packs_epi32(_mm256_sra_epi32(c, shift), _mm256_sra_epi32(d, shift));
-            uint8_t found[32];
-            _mm256_storeu_si256((__m256i *)found, _mm256_packus_epi16(a, c));
-            memcpy(out + x, found, bytes - x < 32 ? bytes - x : 32);
+            a = _mm256_packus_epi16(a, c);
+            if (x + 32 <= bytes)
+                _mm256_storeu_si256((__m256i *)(out + x), a);
+            else
+                memcpy(out + x, &a, bytes - x);
         }
 }
