@@ -74,13 +74,15 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = make_encoder(pool=config.pool)
-        cropping.check(self.encoder, config.local_size)
+        if config.local_views:
+            cropping.check(self.encoder, config.local_size)
         self.head = DINOHead(
             self.encoder.width,
             hidden=config.hidden,
             bottleneck=config.bottleneck,
             prototypes=config.prototypes,
             fixed_length=config.fixed_length,
+            begins=config.freeze_prototypes,
         )
         self.teacher = Teacher(cast(nn.Module, self.encoder), self.head)
         self.centring = Centring(config.prototypes)
@@ -89,8 +91,7 @@ class Method(nn.Module):
         """Algorithm 1 with multi-crop: the teacher sees the large views, the student all of them."""
         config, size = self.config, len(batch.position)
         pooled = self._pooled(batch, clock)  # (views * batch, width)
-        learning = float(clock.fraction >= config.freeze_prototypes)
-        logits = self.head(pooled, learning)
+        logits = self.head(pooled)
         student = logits.view(-1 if size else 2, size, config.prototypes)  # (views, batch, prototypes)
         taught = self.teacher(batch.global_views.flatten(0, 1), clock, batch.position)
         sharp = self.temperature(clock)

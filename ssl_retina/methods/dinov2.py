@@ -84,7 +84,8 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = make_encoder(pool=config.pool)
-        cropping.check(self.encoder, config.local_size)
+        if config.local_views:
+            cropping.check(self.encoder, config.local_size)
         heads = {"views": self._head(config.bottleneck)}
         if config.patch_head == "own":
             heads["patches"] = self._head(config.patch_bottleneck)
@@ -96,8 +97,14 @@ class Method(nn.Module):
         )
 
     def _head(self, bottleneck: int) -> DINOHead:
-        hidden, prototypes = self.config.hidden, self.config.prototypes
-        return DINOHead(self.encoder.width, hidden=hidden, bottleneck=bottleneck, prototypes=prototypes)
+        config = self.config
+        return DINOHead(
+            self.encoder.width,
+            hidden=config.hidden,
+            bottleneck=bottleneck,
+            prototypes=config.prototypes,
+            begins=config.freeze_prototypes,
+        )
 
     def forward(self, batch: Batch, clock: Clock) -> Output:
         """Section 4: the teacher sees the large views whole, the student all views, with patches hidden."""
@@ -106,13 +113,12 @@ class Method(nn.Module):
         mask = masking.block_mask(draws, self.encoder.grid, config.mask_ratio)
         pooled, hidden = self._student(batch, clock, mask)  # (views * batch, width), (batch, most, width)
         spread = losses.koleo(pooled[:size]) + losses.koleo(pooled[size : 2 * size])
-        learning = float(clock.fraction >= config.freeze_prototypes)
-        student, patches = self._logits(self.heads, pooled, hidden, learning)
+        student, patches = self._logits(self.heads, pooled, hidden)
         sharp = self.temperature(clock)
         with torch.no_grad():
             tokens = self.teacher.tokens(batch.global_views.flatten(0, 1), clock, batch.position)
             seen = mask.take(tokens[:, self.encoder.prefix_tokens :])
-            taught, whole = self._logits(self.teacher.head, self.encoder.pool(tokens), seen, 1.0)
+            taught, whole = self._logits(self.teacher.head, self.encoder.pool(tokens), seen)
             targets = self.targets(taught, sharp)  # (2, batch, prototypes)
             patch_targets = self.patch_targets(whole, sharp, mask.real)  # (batch, most, prototypes)
         cool = config.student_temperature
@@ -142,14 +148,14 @@ class Method(nn.Module):
         return torch.cat(pooled), mask.take(tokens[:, self.encoder.prefix_tokens :])
 
     @staticmethod
-    def _logits(heads: nn.Module, pooled: Tensor, hidden: Tensor, learning: float) -> tuple[Tensor, Tensor]:
+    def _logits(heads: nn.Module, pooled: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """(views, batch, prototypes) and (batch, most, prototypes); a head that both share has one pass."""
         size, most = hidden.shape[:2]
         flat, both = hidden.flatten(0, 1), dict(heads.named_children())
         if "patches" in both:
-            views, patches = both["views"](pooled, learning), both["patches"](flat, learning)
+            views, patches = both["views"](pooled), both["patches"](flat)
         else:
-            logits = both["views"](torch.cat((pooled, flat)), learning)
+            logits = both["views"](torch.cat((pooled, flat)))
             views, patches = logits.split((len(pooled), size * most))
         return views.view(-1 if size else 2, size, views.shape[1]), patches.unflatten(0, (size, most))
 

@@ -76,13 +76,15 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = make_encoder(pool=config.pool)
-        cropping.check(self.encoder, config.local_size)
+        if config.local_views:
+            cropping.check(self.encoder, config.local_size)
         self.head = DINOHead(
             self.encoder.width,
             hidden=config.hidden,
             bottleneck=config.bottleneck,
             prototypes=config.prototypes,
             fixed_length=config.fixed_length,
+            begins=config.freeze_prototypes,
         )
         self.teacher = Teacher(cast(nn.Module, self.encoder), self.head)
         self.mask_token = nn.Parameter(torch.zeros(self.encoder.width))
@@ -95,13 +97,12 @@ class Method(nn.Module):
         draws = clock.uniform("block_mask", batch.position, masking.BLOCK_DRAWS)
         mask = masking.block_mask(draws, self.encoder.grid, config.mask_ratio)
         pooled, hidden = self._student(batch, clock, mask)  # (views * batch, width), (batch, most, width)
-        learning = float(clock.fraction >= config.freeze_prototypes)
-        student, patches = self._logits(self.head, pooled, hidden, learning)
+        student, patches = self._logits(self.head, pooled, hidden)
         sharp = self.temperature(clock)
         with torch.no_grad():
             tokens = self.teacher.tokens(batch.global_views.flatten(0, 1), clock, batch.position)
             seen = mask.take(tokens[:, self.encoder.prefix_tokens :])
-            taught, whole = self._logits(self.teacher.head, self.encoder.pool(tokens), seen, 1.0)
+            taught, whole = self._logits(self.teacher.head, self.encoder.pool(tokens), seen)
             targets = self.centring(taught, sharp)  # (2, batch, prototypes)
             patch_targets = self.patch_centring(whole, sharp, mask.real)  # (batch, most, prototypes)
         cool = config.student_temperature
@@ -129,10 +130,10 @@ class Method(nn.Module):
         return torch.cat(pooled), mask.take(tokens[:, self.encoder.prefix_tokens :])
 
     @staticmethod
-    def _logits(head: nn.Module, pooled: Tensor, hidden: Tensor, learning: float) -> tuple[Tensor, Tensor]:
+    def _logits(head: nn.Module, pooled: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """(views, batch, prototypes) and (batch, most, prototypes), in one pass through the head."""
         size, most = hidden.shape[:2]
-        logits = head(torch.cat((pooled, hidden.flatten(0, 1))), learning)
+        logits = head(torch.cat((pooled, hidden.flatten(0, 1))))
         views, patches = logits.split((len(pooled), size * most))
         return views.view(-1 if size else 2, size, views.shape[1]), patches.unflatten(0, (size, most))
 

@@ -2,7 +2,7 @@
 
 Mishra, Robinson, Chang, Jacobs, Sarna, Maschinot, Krishnan: A simple, efficient and scalable contrastive
 masked autoencoder for learning visual representations (CAN), arXiv 2210.16870, 2022; without its third part,
-the prediction of added noise. To the contrast two photographs of one patient are strangers, as in SimCLR.
+the prediction of added noise. Who of one patient is whose negative is the config's to say, as in `simclr`.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -18,6 +18,7 @@ from ssl_retina.contract import Batch, Clock, MakeEncoder, Output, ViewSpec, Wei
 from ssl_retina.errors import ConfigError
 from ssl_retina.models import heads, rows
 from ssl_retina.models.masking import hidden_count, random_mask
+from ssl_retina.relations import Related
 
 
 class Config(Section):
@@ -25,6 +26,7 @@ class Config(Section):
 
     contrast: share of the contrast in the loss; reconstruction has the rest.
     projector_*: SimCLR's (Chen et al. 2020, section 2.1).
+    related: what other photographs of a patient are to each other (`relations.Related`).
     recipe, crop_scale, colour: how views are drawn (`contract.ViewSpec`); each view is filled in as it is,
         colours included.
     """
@@ -41,6 +43,7 @@ class Config(Section):
     normalise_pixels: bool = True
     projector_hidden: Positive = 2048
     projector_out: Positive = 128
+    related: Related = Related()
     recipe: str = "contrast"
     crop_scale: CropScale | None = None
     colour: Annotated[float, Field(ge=0)] = 1.0
@@ -91,7 +94,12 @@ class Method(nn.Module):
         both = [self._filled_in(images, batch, clock, view) for view, images in enumerate(batch.global_views)]
         reconstruction = torch.stack([loss for loss, _ in both]).mean()
         first, second = self.projector(torch.cat([pooled for _, pooled in both])).chunk(2)  # (batch, out)
-        contrast = losses.nt_xent(first, second, temperature=self.config.temperature)
+        contrast = losses.nt_xent(
+            first,
+            second,
+            temperature=self.config.temperature,
+            kinship=losses.Kinship(batch.kin, self.config.related),
+        )
         share = self.config.contrast
         logs = {
             "reconstruction": reconstruction.detach(),

@@ -86,23 +86,24 @@ class Prototypes(nn.Module):
 
     weight: (prototypes, width); only its rows' directions count, as under torch's weight norm with its
         lengths fixed at 1. gain: a learned length of each, or None.
+    begins: share of the run after which they learn. Until then the optimiser keeps their moments and moves
+        nothing (`train.optim`), as DINOv2's authors do; without gradients instead, its bias correction
+        would be used up, and the first steps would be several times too long.
     """
 
-    def __init__(self, width: int, prototypes: int, *, fixed_length: bool) -> None:
+    def __init__(self, width: int, prototypes: int, *, fixed_length: bool, begins: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(prototypes, width))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         self.gain = None if fixed_length else nn.Parameter(torch.ones(prototypes))
+        self.begins = begins
 
-    def forward(self, vectors: Tensor, learning: float) -> Tensor:
-        """(..., prototypes) of (..., width); its own gradient is multiplied by `learning`, 0 or 1."""
-        weight = self.weight * learning + self.weight.detach() * (1 - learning)
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(..., prototypes) of (..., width)."""
         cosines = functional.linear(
-            functional.normalize(vectors.float(), dim=-1), functional.normalize(weight, dim=1)
+            functional.normalize(vectors.float(), dim=-1), functional.normalize(self.weight, dim=1)
         )
-        if self.gain is None:
-            return cosines
-        return cosines * (self.gain * learning + self.gain.detach() * (1 - learning))
+        return cosines if self.gain is None else cosines * self.gain
 
 
 class DINOHead(nn.Module):
@@ -114,7 +115,14 @@ class DINOHead(nn.Module):
     """
 
     def __init__(
-        self, width: int, *, hidden: int, bottleneck: int, prototypes: int, fixed_length: bool = True
+        self,
+        width: int,
+        *,
+        hidden: int,
+        bottleneck: int,
+        prototypes: int,
+        begins: float,
+        fixed_length: bool = True,
     ) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
@@ -128,9 +136,9 @@ class DINOHead(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
-        self.prototypes = Prototypes(bottleneck, prototypes, fixed_length=fixed_length)
+        self.prototypes = Prototypes(bottleneck, prototypes, fixed_length=fixed_length, begins=begins)
 
-    def forward(self, tokens: Tensor, learning: float = 1.0) -> Tensor:
-        """Logits (..., prototypes) of (..., width). `learning` 0: the last layer gets no gradient."""
-        logits: Tensor = self.prototypes(self.mlp(tokens), learning)
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (..., prototypes) of (..., width)."""
+        logits: Tensor = self.prototypes(self.mlp(tokens))
         return logits

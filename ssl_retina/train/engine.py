@@ -151,14 +151,15 @@ class Engine:
         factor = torch.where(torch.isfinite(detached), 1.0, float("nan")).to(loss.dtype)
         self._engine.backward(loss * factor)
 
-    def step(self, learning_rate: float, weight_decay: float | None = None) -> bool:
+    def step(self, learning_rate: float, weight_decay: float | None = None, *, fraction: float = 1.0) -> bool:
         """Finish a micro-batch; after the last one of a step, update. True where weights really changed.
 
-        `weight_decay` takes the place of the optimiser's own. A skipped step also leaves the buffers as they
-        were: running statistics would stay NaN for good.
+        `weight_decay` takes the place of the optimiser's own. `fraction`: the share of the run that is done;
+        groups that begin later keep their weights, decay included. A skipped step also leaves the buffers
+        as they were: running statistics would stay NaN for good.
         """
         for group in self._adamw.param_groups:
-            group["lr"] = learning_rate * group["scale"]
+            group["lr"] = learning_rate * group["scale"] * (fraction >= group["begins"])
             if weight_decay is not None:
                 group["weight_decay"] = weight_decay * group["decay"]
         before = self._engine.skipped_steps

@@ -92,7 +92,7 @@ def _step(session: Session, batches: Iterator[Batch], clock: Clock) -> Outcome:
         output = engine.forward(next(batches), clock)
         engine.backward(output.loss)
         losses.append(output.loss.detach())
-        applied = engine.step(rate, decay)
+        applied = engine.step(rate, decay, fraction=clock.fraction)
     if applied:
         session.method.after_step(clock, engine.weights)
     return Outcome(torch.stack(losses).mean(), output, rate, applied)

@@ -14,6 +14,7 @@ from torch import nn
 
 from ssl_retina import dist
 from ssl_retina.config import Optim
+from ssl_retina.models.heads import Prototypes
 
 _NOT_DECAYED = re.compile(r"(^|[._])(pos_embed|position_embedding|[a-z_]*tokens?)$")
 _BLOCK = re.compile(r"(^|\.)blocks\.(\d+)\.")
@@ -28,6 +29,7 @@ class Named:
     parameter: nn.Parameter
     scale: float
     decayed: bool
+    begins: float = 0.0
 
 
 def is_decayed(name: str, parameter: torch.Tensor) -> bool:
@@ -47,33 +49,44 @@ def named(method: nn.Module, encoder: nn.Module, *, layer_decay: float) -> Itera
     """Every trainable parameter once, in the module's order.
 
     Layer-wise decay is for the encoder alone (BEiT, Bao et al. 2022; MAE's fine-tuning): the factor of
-    layer l is `layer_decay ** (depth + 1 - l)`; heads and decoders keep 1.
+    layer l is `layer_decay ** (depth + 1 - l)`; heads and decoders keep 1. A method's own `mask_token`
+    enters the encoder with the patches and has their factor, as in DINOv2; a decoder's keeps 1.
     """
+    late = {
+        id(parameter): module.begins
+        for module in method.modules()
+        if isinstance(module, Prototypes)
+        for parameter in module.parameters()
+    }
     inside = {id(parameter): name for name, parameter in encoder.named_parameters()}
     blocks = [int(match.group(2)) for name in inside.values() if (match := _BLOCK.search(name))]
     depth = max(blocks, default=-1) + 1
     for name, parameter in method.named_parameters():
         if not parameter.requires_grad:
             continue
-        own = inside.get(id(parameter))
+        own = name if name == "mask_token" else inside.get(id(parameter))
         scale = 1.0 if own is None else layer_decay ** (depth + 1 - layer(own, depth))
-        yield Named(name, parameter, scale, is_decayed(name, parameter))
+        yield Named(name, parameter, scale, is_decayed(name, parameter), late.get(id(parameter), 0.0))
 
 
 def groups(method: nn.Module, encoder: nn.Module, optim: Optim) -> list[dict[str, Any]]:
-    """Parameter groups for AdamW, sorted by (scale, decay): equal on every rank and after every start."""
-    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    """Parameter groups for AdamW, sorted by (scale, begins, decay): equal on every rank and at every start.
+
+    begins: share of the run before which the group's learning rate is 0.
+    """
+    found: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for one in named(method, encoder, layer_decay=optim.layer_decay):
-        found.setdefault((one.scale, one.decayed), []).append(one.parameter)
+        found.setdefault((one.scale, one.begins, one.decayed), []).append(one.parameter)
     return [
         {
-            "params": found[scale, decayed],
+            "params": found[scale, begins, decayed],
             "scale": scale,
+            "begins": begins,
             "lr": optim.learning_rate * scale,
             "weight_decay": optim.weight_decay if decayed else 0.0,
             "decay": float(decayed),
         }
-        for scale, decayed in sorted(found)
+        for scale, begins, decayed in sorted(found)
     ]
 
 

@@ -5,11 +5,12 @@ from torch import nn
 
 from ssl_retina.config import Model, Optim
 from ssl_retina.models import encoder
+from ssl_retina.models.heads import DINOHead
 from ssl_retina.train import optim
 
 
 class Toy(nn.Module):
-    """A ViT, a decoder that has blocks too, and a mask token of the method."""
+    """A ViT, a decoder that has blocks too, and a mask token that enters the ViT."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +63,7 @@ def test_layer_decay_is_for_the_encoder_alone() -> None:
     assert scale["encoder.vit.blocks.2.mlp.fc1.bias"] == 0.5
     assert scale["encoder.vit.norm.weight"] == 1.0
     assert {scale[f"decoder.blocks.{block}.weight"] for block in range(5)} == {1.0}
-    assert scale["mask_token"] == 1.0
+    assert scale["mask_token"] == 0.5**4
 
 
 def test_groups_have_one_order() -> None:
@@ -71,3 +72,11 @@ def test_groups_have_one_order() -> None:
     keys = [(group["scale"], group["weight_decay"]) for group in groups]
     assert keys == sorted(keys)
     assert all(group["lr"] == Optim().learning_rate * group["scale"] for group in groups)
+
+
+def test_prototypes_have_a_group_that_begins_later() -> None:
+    toy = Toy()
+    toy.head = DINOHead(8, hidden=8, bottleneck=4, prototypes=5, begins=0.25)  # type: ignore[assignment]
+    groups = optim.groups(toy, toy.encoder, Optim())
+    late = [group for group in groups if group["begins"] == 0.25]
+    assert [parameter.shape for group in late for parameter in group["params"]] == [(5, 4)]
