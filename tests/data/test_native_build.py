@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 
 import pytest
 
+from ssl_retina.data import native
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -62,3 +64,40 @@ def test_a_library_that_cannot_be_put_there_is_told(tmp_path: Path, monkeypatch:
     assert [path.name for path in tmp_path.iterdir()] == ["crop.so"]
     monkeypatch.setattr(hook, "_compile", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
     assert hook.compiled(tmp_path) == "read-only"
+
+
+FAULTS = {
+    "left": ("left = left > across ? left - across : 0;", ""),
+    "right": ("right = right + across < jpeg->output_width ? right + across : jpeg->output_width;", ""),
+    "skip": ("- 1) * down);", "- 1) * down - 1), jpeg->output_scanline++;"),
+}
+"""A decoder that lacks a neighbouring block, or one whose library skips a row less than it says."""
+
+
+@pytest.mark.parametrize("fault", [None, *FAULTS])
+def test_a_library_with_other_bits_at_borders_is_refused(
+    fault: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = _hook(monkeypatch)
+    source = _source(hook, tmp_path)
+    if fault:
+        right, wrong = FAULTS[fault]
+        text = source.read_text()
+        assert text.count(right) == 1
+        source.write_text(text.replace(right, wrong))
+    trouble = hook.compiled(tmp_path)
+    if trouble or "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip(trouble or "no AVX2")
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "any.py"))
+    assert (native.library.__wrapped__() is None) == bool(fault)
+
+
+def test_an_older_libjpeg_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = _hook(monkeypatch)
+    text = _source(hook, tmp_path).read_text()
+    if trouble := hook.compiled(tmp_path):
+        pytest.skip(trouble)
+    (tmp_path / "crop.so").unlink()
+    older = "#undef LIBJPEG_TURBO_VERSION_NUMBER\n#define LIBJPEG_TURBO_VERSION_NUMBER 2000006\n"
+    (tmp_path / "crop.c").write_text(text.replace("#if !defined(LIBJPEG", f"{older}#if !defined(LIBJPEG"))
+    assert "needs libjpeg-turbo 2.1" in hook.compiled(tmp_path)
