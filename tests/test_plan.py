@@ -95,6 +95,30 @@ def test_figures_follow_from_their_parts() -> None:
     assert held <= devices.device("h200").memory < held + 2 * work.kept
 
 
+def test_fp32_has_a_stated_rate_of_its_own() -> None:
+    """TF32 is never switched on: an H200's plain cores do 67 TFLOP/s, not half of 989."""
+    work = Work(flops=1e12, kept=1.0, fixed=0.0, trained=1, all=1)
+    lowered, plain = (run_of(MAE, precision=one) for one in ("bf16", "fp32"))
+    for name, stated in {"h200": (989, 67), "a100": (312, 19.5), "l4": (121, 30.3)}.items():
+        told = [
+            forecast.tell(run, work, devices.device(name), world=1, price=None) for run in (lowered, plain)
+        ]
+        rates = [one["images_per_second_of_a_device"] for one in told]
+        assert rates == pytest.approx([0.73 * one for one in stated])
+        assert [one["share_of_matrix_rate"] for one in told] == pytest.approx([1, 1])
+
+
+def test_this_machine_is_tried_at_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+    monkeypatch.setattr(forecast.bench, "matrix_rate", lambda precision: 7e9)
+    monkeypatch.setattr(forecast, "_timed", lambda run: 1.0)
+    monkeypatch.setattr(
+        forecast, "images_per_second", lambda run, work, own: rates.append(own.matrix("fp32")) or 1.0
+    )
+    forecast.here(run_of(MAE))
+    assert rates == [7e9]
+
+
 def test_an_unknown_device_is_told_with_those_there_are() -> None:
     with pytest.raises(InputError, match=r"--device h20: not known.*one of: a100, "):
         devices.device("h20")

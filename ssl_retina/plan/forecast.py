@@ -58,8 +58,7 @@ def memory(run: Run, work: Work, world: int, micro_batch: int) -> Memory:
 def images_per_second(run: Run, work: Work, device: Device) -> float:
     """Of one device that waits for no data: matrices first, then traffic."""
     traffic = COMPILED if run.train.compile else TRAFFIC
-    rate = device.matrix if run.train.precision == "bf16" else device.matrix / 2
-    return 1 / (work.flops / rate + traffic * work.kept / device.bandwidth)
+    return 1 / (work.flops / device.matrix(run.train.precision) + traffic * work.kept / device.bandwidth)
 
 
 def tell(run: Run, work: Work, device: Device, *, world: int, price: float | None) -> dict[str, Any]:
@@ -80,7 +79,7 @@ def tell(run: Run, work: Work, device: Device, *, world: int, price: float | Non
         "fits": held.whole < device.memory,
         "largest_samples_per_forward": max(int((device.memory - held.states - work.fixed) / work.kept), 0),
         "images_per_second_of_a_device": rate,
-        "share_of_matrix_rate": rate * work.flops / device.matrix,
+        "share_of_matrix_rate": rate * work.flops / device.matrix(run.train.precision),
         "steps": run.train.steps,
         "hours": hours / world,
         "device_hours": hours,
@@ -97,11 +96,9 @@ def here(run: Run) -> dict[str, Any]:
     """
     small = _shortened(run)
     work = counting.count(small)
-    precision = small.train.precision
     with process_group():
-        matrix, bandwidth = bench.matrix_rate(precision), _bandwidth()
-        doubled = matrix if precision == "bf16" else matrix * 2  # `images_per_second` halves it again
-        own = Device(dist.device().type, 0, doubled, bandwidth, None)
+        matrix = bench.matrix_rate(small.train.precision)
+        own = Device(dist.device().type, 0, matrix, matrix, _bandwidth(), None)
         taken = _timed(small)
     foretold = images_per_second(small, work, own)
     measured = MEASURED_IMAGES / taken
