@@ -1,7 +1,9 @@
 """What `check` foretells: counted work equals the step's own, memory by hand, figures from their parts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +70,19 @@ def test_kept_bytes_are_those_that_autograd_keeps() -> None:
 def test_recomputation_keeps_less_and_takes_longer() -> None:
     plain, recomputed = (counting.count(run_of(MAE, activation_checkpointing=one)) for one in (False, True))
     assert recomputed.kept < 0.7 * plain.kept
-    assert recomputed.flops == pytest.approx(plain.flops * 4 / 3)
+    assert recomputed.flops == pytest.approx(plain.flops)
+    assert (plain.again, recomputed.again) == (0, pytest.approx(plain.flops / 3))
+
+
+def test_recomputation_takes_time_and_is_no_work_of_the_model() -> None:
+    run, device = run_of(MAE), devices.device("h200")
+    work = Work(flops=3e12, kept=1.0, fixed=0.0, trained=1, all=1)
+    plain, recomputed = (
+        forecast.tell(run, replace(work, again=again), device, world=1, price=None) for again in (0.0, 1e12)
+    )
+    assert plain["gflop_an_image"] == recomputed["gflop_an_image"] == 3000
+    assert plain["hours"] == pytest.approx(recomputed["hours"] * 3 / 4)
+    assert recomputed["share_of_matrix_rate"] == pytest.approx(3 / 4)
 
 
 @pytest.mark.parametrize(("stage", "bytes_each"), [(1, 4 + 12 / 8), (2, 4 + 12 / 8), (3, 4 / 8 + 12 / 8)])
@@ -90,9 +104,32 @@ def test_figures_follow_from_their_parts() -> None:
     assert told["cost"] == pytest.approx(told["device_hours"] * 3)
     assert told["energy_kwh_at_most"] == pytest.approx(told["device_hours"] * 0.7)
     assert told["fits"]
-    fewer = told["largest_samples_per_forward"]
-    held = forecast.memory(run, work, 4, fewer).whole
-    assert held <= devices.device("h200").memory < held + 2 * work.kept
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("fixed", [0.0, 50e9])
+def test_what_fits_leaves_a_margin_of_the_card(precision: str, fixed: float) -> None:
+    """As many samples as the figure says fit, one more does not; a bf16 copy of the weights is in both."""
+    card = replace(devices.device("h200"), memory=300e9)
+    work = Work(flops=1e9, kept=1e8, fixed=fixed, trained=10**10, all=2 * 10**10)
+    run = run_of(MAE, precision=precision)
+
+    def told(samples: int) -> dict[str, Any]:
+        data = run.data.model_copy(update={"batch_size": 4 * samples})
+        return forecast.tell(run.model_copy(update={"data": data}), work, card, world=4, price=None)
+
+    most = told(1)["largest_samples_per_forward"]
+    assert most > 1
+    assert told(most)["fits"]
+    assert told(most)["memory_gib"] <= 0.92 * told(most)["device_memory_gib"]
+    assert not told(most + 1)["fits"]
+
+
+def test_nothing_fits_where_gradients_alone_do_not() -> None:
+    work = Work(flops=1e9, kept=1e6, fixed=0.0, trained=12 * 10**9, all=12 * 10**9)
+    told = forecast.tell(run_of(MAE), work, devices.device("h200"), world=64, price=None)
+    assert not told["fits"]
+    assert told["largest_samples_per_forward"] == 0
 
 
 def test_fp32_has_a_stated_rate_of_its_own() -> None:
