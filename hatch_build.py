@@ -4,6 +4,7 @@ Needs a C compiler and libjpeg-turbo's headers. Where they are missing one line 
 and the loader takes the wheels' path: the same bits, more time.
 """
 
+import contextlib
 import os
 import platform
 import re
@@ -32,7 +33,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
         trouble = compiled(Path(self.root, FOLDER))
         if trouble:
             self.app.display_warning(
-                f"ssl-retina: no compiled cropping ({trouble}); the loader works without"
+                f"ssl-retina: cropping was not compiled ({trouble}); the loader works without"
             )
             return
         build_data["artifacts"].append(str(FOLDER / "crop.so"))
@@ -42,23 +43,32 @@ class CustomBuildHook(BuildHookInterface[Any]):
 
 
 def compiled(folder: Path) -> str:
-    """Compile `crop.c` beside its source; gives why not, in a few words, or nothing."""
-    library, unfinished = folder / "crop.so", folder / f"crop.so.{os.getpid()}"
-    library.unlink(missing_ok=True)
+    """Compile `crop.c` beside its source; gives why not, in a few words, or nothing.
+
+    A library that is there, an editable install's, is replaced by a finished one alone; the loader tries it
+    before it is used.
+    """
     if not sys.platform.startswith("linux") or platform.machine() not in MACHINES:
         return f"written for Linux on x86-64, this is {sys.platform} on {platform.machine()}"
-    compiler = shlex.split(os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or "")
-    if not compiler:
-        return "no C compiler"
-    command = [*compiler, *FLAGS, "-o", str(unfinished), str(folder / "crop.c"), "-ljpeg"]
+    unfinished = folder / f"crop.so.{os.getpid()}"
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except FileNotFoundError:
-        return f"no C compiler {compiler[0]}"
+        _compile(folder / "crop.c", unfinished)
+        unfinished.replace(folder / "crop.so")
     except subprocess.CalledProcessError as error:
-        unfinished.unlink(missing_ok=True)
         if "jpeglib.h" in error.stderr or "-ljpeg" in error.stderr:
             return "no jpeglib.h: apt-get install libjpeg62-turbo-dev, or libjpeg-turbo8-dev on Ubuntu"
         return next(iter(error.stderr.strip().splitlines()), "the compiler failed")
-    unfinished.replace(library)
+    except (OSError, ValueError) as error:  # no such compiler, CC with an open quote, a folder of others
+        return str(error)
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
     return ""
+
+
+def _compile(source: Path, library: Path) -> None:
+    compiler = shlex.split(os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or "")
+    if not compiler:
+        raise ValueError("no C compiler")
+    command = [*compiler, *FLAGS, "-o", str(library), str(source), "-ljpeg"]
+    subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace")

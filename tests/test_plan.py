@@ -1,7 +1,9 @@
-"""What `check` foretells: counted work equals the step's own, memory by hand, figures from their parts."""
+"""What `check` foretells: kept bytes and memory by hand, figures from their parts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,6 @@ from ssl_retina.errors import InputError
 from ssl_retina.plan import counting, devices, forecast
 from ssl_retina.plan.counting import Work
 from ssl_retina.train import setup
-from ssl_retina.train.engine import process_group
 
 TINY = {"name": "vit_tiny_patch16_224", "image_size": 32, "patch_size": 8, "depth": 2}
 MAE = {"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 4}
@@ -32,18 +33,6 @@ def run_of(method: dict[str, object], **train: object) -> Run:
         },
         methods.config_type,
     )
-
-
-@pytest.mark.parametrize("name", ["mae", "mocov3"])
-def test_counted_flops_are_those_of_a_real_step(name: str) -> None:
-    run = run_of(MAE if name == "mae" else {"name": name, "hidden": 32, "out": 16})
-    work = counting.count(run)
-    with process_group(), setup.deterministic():
-        batch = bench.drawn(setup.build_method(run)[1], 4)
-        assert work.flops == pytest.approx(bench.flops(run, batch) / 4, rel=0.06)
-    method = setup.build_method(run)[0]
-    assert work.all == sum(one.numel() for one in method.parameters())
-    assert work.trained == sum(one.numel() for one in method.parameters() if one.requires_grad)
 
 
 def test_kept_bytes_are_those_that_autograd_keeps() -> None:
@@ -68,7 +57,19 @@ def test_kept_bytes_are_those_that_autograd_keeps() -> None:
 def test_recomputation_keeps_less_and_takes_longer() -> None:
     plain, recomputed = (counting.count(run_of(MAE, activation_checkpointing=one)) for one in (False, True))
     assert recomputed.kept < 0.7 * plain.kept
-    assert recomputed.flops == pytest.approx(plain.flops * 4 / 3)
+    assert recomputed.flops == pytest.approx(plain.flops)
+    assert (plain.again, recomputed.again) == (0, pytest.approx(plain.flops / 3))
+
+
+def test_recomputation_takes_time_and_is_no_work_of_the_model() -> None:
+    run, device = run_of(MAE), devices.device("h200")
+    work = Work(flops=3e12, kept=1.0, fixed=0.0, trained=1, all=1)
+    plain, recomputed = (
+        forecast.tell(run, replace(work, again=again), device, world=1, price=None) for again in (0.0, 1e12)
+    )
+    assert plain["gflop_an_image"] == recomputed["gflop_an_image"] == 3000
+    assert plain["hours"] == pytest.approx(recomputed["hours"] * 3 / 4)
+    assert recomputed["share_of_matrix_rate"] == pytest.approx(3 / 4)
 
 
 @pytest.mark.parametrize(("stage", "bytes_each"), [(1, 4 + 12 / 8), (2, 4 + 12 / 8), (3, 4 / 8 + 12 / 8)])
@@ -90,9 +91,56 @@ def test_figures_follow_from_their_parts() -> None:
     assert told["cost"] == pytest.approx(told["device_hours"] * 3)
     assert told["energy_kwh_at_most"] == pytest.approx(told["device_hours"] * 0.7)
     assert told["fits"]
-    fewer = told["largest_samples_per_forward"]
-    held = forecast.memory(run, work, 4, fewer).whole
-    assert held <= devices.device("h200").memory < held + 2 * work.kept
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("fixed", [0.0, 50e9])
+def test_what_fits_leaves_a_margin_of_the_card(precision: str, fixed: float) -> None:
+    """As many samples as the figure says fit, one more does not; a bf16 copy of the weights is in both."""
+    card = replace(devices.device("h200"), memory=300e9)
+    work = Work(flops=1e9, kept=1e8, fixed=fixed, trained=10**10, all=2 * 10**10)
+    run = run_of(MAE, precision=precision)
+
+    def told(samples: int) -> dict[str, Any]:
+        data = run.data.model_copy(update={"batch_size": 4 * samples})
+        return forecast.tell(run.model_copy(update={"data": data}), work, card, world=4, price=None)
+
+    most = told(1)["largest_samples_per_forward"]
+    assert most > 1
+    assert told(most)["fits"]
+    assert told(most)["memory_gib"] <= 0.92 * told(most)["device_memory_gib"]
+    assert not told(most + 1)["fits"]
+
+
+def test_nothing_fits_where_gradients_alone_do_not() -> None:
+    work = Work(flops=1e9, kept=1e6, fixed=0.0, trained=12 * 10**9, all=12 * 10**9)
+    told = forecast.tell(run_of(MAE), work, devices.device("h200"), world=64, price=None)
+    assert not told["fits"]
+    assert told["largest_samples_per_forward"] == 0
+
+
+def test_fp32_has_a_stated_rate_of_its_own() -> None:
+    """TF32 is never switched on: an H200's plain cores do 67 TFLOP/s, not half of 989."""
+    work = Work(flops=1e12, kept=1.0, fixed=0.0, trained=1, all=1)
+    lowered, plain = (run_of(MAE, precision=one) for one in ("bf16", "fp32"))
+    for name, stated in {"h200": (989, 67), "a100": (312, 19.5), "l4": (121, 30.3)}.items():
+        told = [
+            forecast.tell(run, work, devices.device(name), world=1, price=None) for run in (lowered, plain)
+        ]
+        rates = [one["images_per_second_of_a_device"] for one in told]
+        assert rates == pytest.approx([0.73 * one for one in stated])
+        assert [one["share_of_matrix_rate"] for one in told] == pytest.approx([1, 1])
+
+
+def test_this_machine_is_tried_at_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+    monkeypatch.setattr(forecast.bench, "matrix_rate", lambda precision: 7e9)
+    monkeypatch.setattr(forecast, "_timed", lambda run: 1.0)
+    monkeypatch.setattr(
+        forecast, "images_per_second", lambda run, work, own: rates.append(own.matrix("fp32")) or 1.0
+    )
+    forecast.here(run_of(MAE))
+    assert rates == [7e9]
 
 
 def test_an_unknown_device_is_told_with_those_there_are() -> None:

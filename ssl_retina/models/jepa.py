@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from lightly.models.modules.masked_vision_transformer_decoder_timm import MaskedVisionTransformerDecoderTIMM
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from ssl_retina.contract import Clock, Encoder
 from ssl_retina.models import blocks
@@ -83,9 +84,7 @@ class BlockPlan:
 
     def draw(self, clock: Clock, position: Tensor, *, fixed: bool) -> Drawn:
         """The blocks of each sample; `fixed`: of the middle sizes."""
-        step = torch.tensor([clock.step])  # on the CPU: sizes are shapes, and nothing waits for the device
-        draws = (0.5, 0.5, 0.5) if fixed else tuple(clock.uniform("block_sizes", step, 3)[0].tolist())
-        sizes = self.sizes(draws)
+        sizes = self.sizes((0.5, 0.5, 0.5) if fixed else _drawn_sizes(clock))
         around = self._inside(clock.uniform("context_place", position, 2), (sizes.context, sizes.context))
         places = clock.uniform("target_places", position, TRIES * self.count * 2)
         layouts = places.view(len(position), TRIES, self.count, 2)
@@ -110,6 +109,15 @@ class BlockPlan:
             start = (draws[..., axis, None] * (self.grid - side + 1)).long()
             hit.append((line >= start) & (line < start + side))  # (..., grid)
         return (hit[0][..., :, None] & hit[1][..., None, :]).flatten(-2)
+
+
+def _drawn_sizes(clock: Clock) -> tuple[float, ...]:
+    """Three numbers of the step, on the CPU: sizes are shapes, and nothing waits for the device.
+
+    Also where work is counted on fake tensors, which have no content that a shape could follow.
+    """
+    with unset_fake_temporarily():
+        return tuple(clock.uniform("block_sizes", torch.tensor([clock.step]), 3)[0].tolist())
 
 
 class Predictor(nn.Module):

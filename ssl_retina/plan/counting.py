@@ -27,6 +27,7 @@ FEW, MORE = 2, 4
 class Work:
     """flops: of an image, forward and backward, 2 a multiplication and an addition. kept: bytes an image.
 
+    again: FLOPs of an image that activation checkpointing adds, which are no work of the model's.
     fixed: bytes that a forward pass keeps whatever the batch, the weights' bf16 copies among them.
     trained, all: parameters; a teacher's are in `all` alone.
     """
@@ -36,6 +37,7 @@ class Work:
     fixed: float
     trained: int
     all: int
+    again: float = 0.0
 
 
 def count(run: Run) -> Work:
@@ -51,6 +53,7 @@ def count(run: Run) -> Work:
         fixed=max(few[1] - FEW * kept, 0.0),
         trained=sum(number for number, learns in counts if learns),
         all=sum(number for number, _ in counts),
+        again=flops / 3 if run.train.activation_checkpointing else 0.0,
     )
 
 
@@ -70,7 +73,7 @@ def _step(run: Run, images: int) -> tuple[float, float]:
             output.loss.backward()
     flops = float(counter.get_total_flops())
     if run.train.activation_checkpointing:
-        return flops * 4 / 3, kept.outside + kept.inputs + kept.largest
+        return flops, kept.outside + kept.inputs + kept.largest
     return flops, kept.outside + kept.inside
 
 

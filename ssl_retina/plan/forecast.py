@@ -26,6 +26,9 @@ TRAFFIC, COMPILED = 20.0, 15.0
 """How often what a forward pass keeps goes through memory in a step, eager and compiled, matrices aside."""
 
 BF16, FP32 = 2, 4
+USABLE = 0.92
+"""Share of a card that a run may count on: the rest is the context, NCCL's buffers, fragments."""
+
 MEASURED_BLOCKS, MEASURED_IMAGES, MEASURED_STEPS = 2, 8, 3
 
 
@@ -49,23 +52,35 @@ def memory(run: Run, work: Work, world: int, micro_batch: int) -> Memory:
     masters = 3 * FP32 * work.trained / world
     gradients = FP32 * work.trained / (world if stage > 1 else 1)
     buckets = BUCKET_ELEMENTS * FP32 * 2
-    copies = BF16 * work.all if run.train.precision == "bf16" else 0
-    kept = work.kept * micro_batch + max(work.fixed, copies)
+    kept = work.kept * micro_batch + _fixed(run, work)
     accumulated = gradients if run.train.accumulate > 1 else 0
     return Memory(weights + masters + buckets + accumulated, max(kept, 2 * gradients))
+
+
+def _fixed(run: Run, work: Work) -> float:
+    """Bytes that a forward pass keeps whatever the batch: at least a copy of all weights in bf16."""
+    return max(work.fixed, BF16 * work.all if run.train.precision == "bf16" else 0)
+
+
+def _largest(run: Run, work: Work, world: int, usable: float) -> int:
+    """The most samples of one forward pass for which `memory` stays within `usable` bytes; 0 if none does."""
+    empty = memory(run, work, world, 0)
+    if empty.whole > usable:
+        return 0
+    return max(int((usable - empty.states - _fixed(run, work)) / work.kept), 0)
 
 
 def images_per_second(run: Run, work: Work, device: Device) -> float:
     """Of one device that waits for no data: matrices first, then traffic."""
     traffic = COMPILED if run.train.compile else TRAFFIC
-    rate = device.matrix if run.train.precision == "bf16" else device.matrix / 2
-    return 1 / (work.flops / rate + traffic * work.kept / device.bandwidth)
+    flops = work.flops + work.again
+    return 1 / (flops / device.matrix(run.train.precision) + traffic * work.kept / device.bandwidth)
 
 
 def tell(run: Run, work: Work, device: Device, *, world: int, price: float | None) -> dict[str, Any]:
     """Everything about a run on `world` such devices, as plain values. `price`: of one of them an hour."""
     micro_batch = run.data.batch_size // (world * run.train.accumulate)
-    held = memory(run, work, world, micro_batch)
+    held, usable = memory(run, work, world, micro_batch), USABLE * device.memory
     rate = images_per_second(run, work, device)
     images = run.train.steps * run.data.batch_size
     hours = images / rate / 3600
@@ -77,10 +92,10 @@ def tell(run: Run, work: Work, device: Device, *, world: int, price: float | Non
         "memory_of_states_gib": held.states / GIB,
         "memory_of_activations_gib": held.kept / GIB,
         "device_memory_gib": device.memory / GIB,
-        "fits": held.whole < device.memory,
-        "largest_samples_per_forward": max(int((device.memory - held.states - work.fixed) / work.kept), 0),
+        "fits": held.whole <= usable,
+        "largest_samples_per_forward": _largest(run, work, world, usable),
         "images_per_second_of_a_device": rate,
-        "share_of_matrix_rate": rate * work.flops / device.matrix,
+        "share_of_matrix_rate": rate * work.flops / device.matrix(run.train.precision),
         "steps": run.train.steps,
         "hours": hours / world,
         "device_hours": hours,
@@ -97,11 +112,9 @@ def here(run: Run) -> dict[str, Any]:
     """
     small = _shortened(run)
     work = counting.count(small)
-    precision = small.train.precision
     with process_group():
-        matrix, bandwidth = bench.matrix_rate(precision), _bandwidth()
-        doubled = matrix if precision == "bf16" else matrix * 2  # `images_per_second` halves it again
-        own = Device(dist.device().type, 0, doubled, bandwidth, None)
+        matrix = bench.matrix_rate(small.train.precision)
+        own = Device(dist.device().type, 0, matrix, matrix, _bandwidth(), None)
         taken = _timed(small)
     foretold = images_per_second(small, work, own)
     measured = MEASURED_IMAGES / taken

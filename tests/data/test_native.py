@@ -1,15 +1,11 @@
 """The compiled crop: the wheels' bits or none, their verdict on every damaged file, and no trace in a run."""
 
-import importlib.util
 import io
 import os
 import random
-import shutil
-import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import factory
 import numpy as np
@@ -25,7 +21,6 @@ from ssl_retina.data.images import Encoded, Undecodable, opened
 from ssl_retina.data.loader import open_source
 from ssl_retina.data.stream import as_positions
 
-ROOT = Path(__file__).parents[2]
 REQUIRE = "SSL_RETINA_REQUIRE_NATIVE"
 COLOURS = {"444": ("RGB", 0), "422": ("RGB", 1), "420": ("RGB", 2), "grey": ("L", 0)}
 
@@ -214,31 +209,3 @@ def test_it_can_be_switched_off_and_must_agree(monkeypatch: pytest.MonkeyPatch) 
         cutting, "resample", lambda pixels, piece: (real(pixels, piece), piece.out.__iadd__(1))
     )
     assert look() is None
-
-
-def _hook(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """hatch_build.py, without hatchling, which only a build has."""
-    held = types.ModuleType("interface")
-    held.BuildHookInterface = types.new_class("BuildHookInterface", (Generic[TypeVar("T")],))
-    monkeypatch.setitem(sys.modules, "hatchling.builders.hooks.plugin.interface", held)
-    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_build_without_compiler_says_so_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hook = _hook(monkeypatch)
-    for name in ("crop.c", "filter.h"):
-        shutil.copy(ROOT / hook.FOLDER / name, tmp_path)
-    (tmp_path / "crop.so").write_bytes(b"of an older source")
-    monkeypatch.setattr(hook.platform, "machine", lambda: "x86_64")
-    monkeypatch.setenv("CC", "no-such-compiler")
-    assert hook.compiled(tmp_path) == "no C compiler no-such-compiler"
-    monkeypatch.setenv("CC", "false")
-    assert hook.compiled(tmp_path) == "the compiler failed"
-    monkeypatch.setattr(hook.platform, "machine", lambda: "aarch64")
-    assert "aarch64" in hook.compiled(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"crop.c", "filter.h"}

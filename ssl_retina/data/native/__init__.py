@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from ssl_retina.data import cutting
+from ssl_retina.data import cutting, geometry
 from ssl_retina.data.cutting import Piece
 from ssl_retina.data.geometry import Pose
 from ssl_retina.data.images import Decodable, Encoded, Pixels, opened
@@ -24,6 +24,13 @@ SWITCH = "SSL_RETINA_NATIVE"
 """Set to 0, this environment variable switches the compiled code off."""
 
 LIBRARY = "crop.so"
+BLOCK = 16
+CALLS = (((9, 9, 13, 13),), ((11, 10, 17, 16),), ((0, 0, 17, 16), (3, 2, 7, 9)))
+"""Views of the calls that are tried, in blocks of a picture of 16.5 x 15.5 of them.
+
+A view alone, far right and far down, has columns and rows beside it left out; it begins and ends with a
+block, where a decoder that lacks the neighbour smooths the colour in another way.
+"""
 _VIEW = struct.Struct("8q")
 """`struct view` of filter.h."""
 
@@ -55,7 +62,7 @@ def library() -> ctypes.CDLL | None:
     """The compiled code; None where it was not built, cannot run here, is switched off, or its bits differ.
 
     Other releases of libjpeg-turbo or torch could round in another way. A run that resumes on a machine
-    without the code must not notice, so it is used only where it draws a test image as the wheels do.
+    without the code must not notice, so it is used only where it draws test images as the wheels do.
     """
     path = Path(__file__).with_name(LIBRARY)
     if os.environ.get(SWITCH) == "0" or not path.exists():
@@ -88,20 +95,32 @@ def _packed(piece: Piece) -> bytes:
 
 
 def _agrees(found: ctypes.CDLL) -> bool:
-    """Whether two crops of noise, one mirrored, are the wheels' own at all of the size and at half of it."""
-    noise = np.random.default_rng(0).integers(0, 256, (96, 112, 3), dtype=np.uint8)
-    encoded = opened(simplejpeg.encode_jpeg(noise, quality=90, colorsubsampling="420"), "jpg")
-    boxes = ((17, 9, 51, 45), (3, 2, 30, 22))
-    for share in (1, 2):
-        ours, theirs = (
-            [Piece(box, at == 1, np.empty((31, 29, 3), np.uint8)) for at, box in enumerate(boxes)]
-            for _ in "ab"
-        )
-        pixels = encoded.pixels(share)[0]
-        for piece in theirs:
-            cutting.resample(pixels, piece)
-        if not _draw(found, encoded, share, ours):
-            return False
-        if not all(np.array_equal(a.out, b.out) for a, b in zip(ours, theirs, strict=True)):
-            return False
+    """Whether crops of noise are the wheels' own, bit by bit, in every colour space and at every share."""
+    rough = np.random.default_rng(0).integers(0, 256, (31, 33, 3), dtype=np.uint8)
+    noise = rough.repeat(8, axis=0).repeat(8, axis=1)
+    for colours in ("420", "422", "444", "Gray"):
+        drawn, space = (noise[..., :1].copy(), "Gray") if colours == "Gray" else (noise, "RGB")
+        content = simplejpeg.encode_jpeg(drawn, quality=85, colorspace=space, colorsubsampling=colours)
+        encoded = opened(content, "jpg")
+        for share in (1, 2, 4, 8):
+            pixels = encoded.pixels(share)[0]
+            if not all(_agrees_on(found, encoded, share, pixels, boxes) for boxes in CALLS):
+                return False
     return True
+
+
+def _agrees_on(
+    found: ctypes.CDLL, encoded: Encoded, share: int, pixels: Pixels, boxes: Sequence[geometry.Box]
+) -> bool:
+    height, width = pixels.shape[:2]
+    ours: list[Piece] = []
+    theirs: list[Piece] = []
+    for at, box in enumerate(boxes):
+        left, top, right, bottom = (side * BLOCK // share for side in box)
+        inside = (left, top, min(right, width), min(bottom, height))
+        for pieces in (ours, theirs):
+            pieces.append(Piece(inside, at == 1, np.empty((61, 64, 3), np.uint8)))
+    for piece in theirs:
+        cutting.resample(pixels, piece)
+    drawn = _draw(found, encoded, share, ours)
+    return drawn and all(np.array_equal(a.out, b.out) for a, b in zip(ours, theirs, strict=True))

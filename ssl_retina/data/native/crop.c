@@ -16,6 +16,10 @@
 
 #include <jpeglib.h>
 
+#if !defined(LIBJPEG_TURBO_VERSION_NUMBER) || LIBJPEG_TURBO_VERSION_NUMBER < 2001000
+#error "needs libjpeg-turbo 2.1 or later"
+#endif
+
 #include "filter.h"
 
 #define STRIP 16 /* rows decoded before they are filtered; they stay in the first cache */
