@@ -76,6 +76,9 @@ def _fill(made: Encoder, given: Origin, reference: Path | None) -> Receipt:
         share_of_file=_used(given),
         steps=(*given.found.steps, *fitted.steps, *_unsaid(given, vit)),
         licence=receipt.licence(given.found.layout, given.licence),
+        digests=given.lineage.digests,
+        partly=given.lineage.partly,
+        all_data_known=given.lineage.complete,
         reference=None if reference is None else _compared(made, reference),
     )
 

@@ -21,8 +21,9 @@ from ssl_retina import files
 from ssl_retina.architecture import LIMIT, LOCAL
 from ssl_retina.config_text import did_you_mean
 from ssl_retina.errors import CheckpointError, InputError
-from ssl_retina.models import layouts, pretrained, weights
+from ssl_retina.models import layouts, lineage, pretrained, weights
 from ssl_retina.models.layouts import Found
+from ssl_retina.models.lineage import Lineage
 
 HUB = "hf-hub:"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
@@ -37,7 +38,7 @@ class Origin:
     """Weights with their history.
 
     source: what they are, without a path. character: what tensors do not say of the function that they
-    belong to (heads, norms, activations), as far as the source tells it.
+    belong to (heads, norms, activations), as far as the source tells it. lineage: known of exports alone.
     """
 
     source: str
@@ -46,6 +47,7 @@ class Origin:
     found: Found
     licence: str | None
     character: Mapping[str, Any]
+    lineage: Lineage = Lineage()
 
 
 def read(start: str) -> Origin:
@@ -84,6 +86,7 @@ def _from_export(folder: Path) -> Origin:
         found=_of_module(module),
         licence="; ".join(stated) or "none granted by its card: ask whoever answers for its photographs",
         character=character(module),
+        lineage=lineage.of_card(card),
     )
 
 
@@ -135,6 +138,8 @@ def _of_module(module: Any) -> Found:
 def _from_file(path: Path) -> Origin:
     if (path.parent / "MANIFEST.json").is_file() and path.name == "weights.safetensors":
         raise InputError(f"{path} is a run's checkpoint: export the run, then give the export's folder")
+    if (path.parent / pretrained.SUMS_NAME).is_file() and path.name == pretrained.WEIGHTS_NAME:
+        return _from_export(path.parent)
     return _of_file(path, f"the file {path.name}", {})
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ssl_retina.models import lineage, receipt
 from ssl_retina.release.card import PSEUDONYMISED
 from ssl_retina.release.export import Content, check_tensors, publish
 
@@ -125,11 +126,13 @@ def _training(result: Mapping[str, Any]) -> str:
     model, data = result["model"], result["data"]
     start = next(one for one in result["weights"] if one["name"] == model["weights"])
     seen = {True: "yes, without labels", False: "no", None: "not known"}
+    handed_on = "\n".join(lineage.lines(receipt.inherited(start["inherited"])))
     recipe = json.dumps(result["recipe"], indent=1, sort_keys=True)
     return f"""## Training
 
 - Started from weights with the SHA-256 of tensors `{start["sha256_of_tensors"]}`
 - Those were pretrained on the shards of the test images: {seen[start["test_images_seen_in_pretraining"]]}
+{handed_on}
 - Shards: SHA-256 of their index `{data["digest"]}`; {data["photographs"]} photographs, {data["with_labels"]}
   of them with a label
 - Labels file: SHA-256 `{data["labels_sha256"]}`
