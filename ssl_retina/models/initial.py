@@ -43,9 +43,9 @@ class Initial:
         self.receipt: Receipt | None = None
 
     @property
-    def sha256(self) -> str:
-        """Of the weights."""
-        return self._origin.sha256
+    def digest(self) -> str:
+        """The SHA-256 of the tensors that were found: names, kinds of number, shapes and values."""
+        return weights.digest_of(self._origin.found.tensors)
 
     def build(self, *, checkpointing: bool, pool: Pool = "avg") -> Encoder:
         """`encoder.build`, filled. Raises CheckpointError where the weights do not fit the config."""

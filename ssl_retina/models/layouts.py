@@ -104,7 +104,11 @@ def _unwrapped(content: Any, where: str) -> tuple[Tensors, str]:
 
 
 def _prefix(given: Tensors, where: str) -> tuple[str, list[str]]:
-    """What stands before the encoder's names. Of several encoders a trained or followed one comes first."""
+    """What stands before the encoder's names.
+
+    Of several encoders a trained one comes before one that follows it, a teacher before its student; where
+    neither decides, nothing is chosen.
+    """
     found = {
         name.removesuffix(anchor)
         for name in given
@@ -116,10 +120,20 @@ def _prefix(given: Tensors, where: str) -> tuple[str, list[str]]:
             f"{where} holds no ViT: there is no {ANCHOR}, under no prefix; its names begin with "
             f"{', '.join(sorted(given)[:3])}"
         )
-    chosen, *left = sorted(found, key=lambda prefix: ("momentum" in prefix, "student" in prefix, len(prefix)))
+    chosen, *left = sorted(found, key=_rank)
+    equal = [prefix for prefix in found if _rank(prefix)[:2] == _rank(chosen)[:2]]
+    if len(equal) > 1:
+        raise CheckpointError(
+            f"{where} holds {len(equal)} encoders, and nothing in it says which is meant: they stand under "
+            f"{', '.join(map(repr, sorted(equal)))}; save the tensors of one of them in a file of its own"
+        )
     if len(left) == 0:
         return chosen, [f"prefix {chosen!r} removed"] if chosen else []
     return chosen, [f"{chosen!r} taken of {len(found)} encoders; the others: {', '.join(map(repr, left))}"]
+
+
+def _rank(prefix: str) -> tuple[bool, bool, str]:
+    return "momentum" in prefix, "student" in prefix, prefix
 
 
 def _refuse_rotary(own: Tensors, where: str) -> None:

@@ -177,8 +177,13 @@ def unusable(tensors: Mapping[str, Tensor]) -> list[str]:
 
 def digest(module: nn.Module) -> str:
     """The SHA-256 of a module's names, shapes and values: the same weights, wherever they came from."""
+    return digest_of(module.state_dict())
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of tensors by name, in whatever order they come."""
     summed = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         values = tensor.detach().cpu().contiguous()
         summed.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
         summed.update(values.flatten().view(torch.uint8).numpy().tobytes())

@@ -203,6 +203,25 @@ def test_what_holds_no_vit_is_refused(content: dict[str, Any], says: str, tmp_pa
         _begun(tmp_path / "a.pth")
 
 
+def test_of_encoders_of_equal_rank_none_is_chosen(tmp_path: Path) -> None:
+    """Which of them came first hung on the seed of Python's hashes, and so on the rank."""
+    one = foreign.vit().state_dict()
+    path = tmp_path / "two.safetensors"
+    save_file(
+        {f"{at}.{name}": value.clone() for at in ("left", "up.right") for name, value in one.items()}, path
+    )
+    with pytest.raises(CheckpointError, match=r"2 encoders.*which is meant.*'left\.', 'up\.right\.'"):
+        _begun(path)
+
+
+def test_ranks_compare_the_tensors_that_they_found(tmp_path: Path) -> None:
+    path = foreign.mae(foreign.vit(), tmp_path)
+    one, two = Initial(_model(path)), Initial(_model(path))
+    assert one.digest == two.digest
+    two._origin.found.tensors["cls_token"] = two._origin.found.tensors["cls_token"] + 1
+    assert one.digest != two.digest
+
+
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     theirs = foreign.vit()
     with torch.no_grad():
