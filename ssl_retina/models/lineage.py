@@ -18,6 +18,15 @@ WHOLLY = pretrained.chosen_by(None, "none")
 _INHERITED = "- By way of the weights that it started from: shard set, "
 _STARTED = "- Started from "
 _ALL = "- All shard sets of the weights that it started from are named here: "
+INHERITED = "- Licence of the weights that it started from: "
+"""The line of a card that hands licences on; an export's own stands in the head of its card."""
+NONE = "none granted by its card"
+LIMIT = 300
+"""Letters of a licence, written and read."""
+_STATED = re.compile(rf"^{INHERITED}(\S.*)$", re.MULTILINE)
+_HEAD = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+_FIELD = re.compile(r"^license: *(\S.*)$", re.MULTILINE)
+_FROM = "; started from: "
 _OWN = re.compile(r"\bindex `([0-9a-f]{64})`")
 _LINE = re.compile(rf"^{_INHERITED}{SUM} `([0-9a-f]{{64}})`(; {PARTLY})?$", re.MULTILINE)
 
@@ -69,3 +78,22 @@ def told(digests: Iterable[str], *, complete: bool) -> str:
         return f"  those were trained on {count} shard set(s), whose digests are handed on"
     some = f"; {count} shard set(s) of theirs are, and are handed on" if count else ""
     return f"  what those were trained on is not known here{some}"
+
+
+def licence_of_card(text: str) -> str:
+    """What holds for weights that start from an export: its own licence, and those that it inherited."""
+    head = _HEAD.match(text)
+    stated = None if head is None else _FIELD.search(head[1])
+    own = NONE if stated is None else bounded(stated[1], LIMIT // 3)
+    given = _STATED.search(text)
+    if given is None:
+        return own if stated else f"{own}: ask whoever answers for its photographs"
+    return bounded(f"{own}{_FROM}{bounded(given[1]).removeprefix(f'{NONE}{_FROM}')}")
+
+
+def bounded(text: str, limit: int = LIMIT) -> str:
+    """A licence on one line; a long one loses its middle, since both ends name licences."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    if len(line) <= limit:
+        return line
+    return f"{line[: limit // 2 - 5]} [...] {line[-(limit // 2 - 5) :]}"

@@ -5,7 +5,6 @@ Nothing is unpickled (`weights.read_content`), and only what is named is downloa
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +27,6 @@ from ssl_retina.models.lineage import Lineage
 HUB = "hf-hub:"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 """Names of weights that timm and transformers write; the first that is there is read."""
-INHERITED = "- Licence of the weights that it started from: "
-"""The line of a model card that hands a licence on."""
-_LICENCE = re.compile(rf"^(?:license: |{INHERITED})(\S.{{0,200}})$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -77,14 +73,13 @@ def character(vit: Any) -> dict[str, Any]:
 def _from_export(folder: Path) -> Origin:
     module: Any = pretrained.load_timm(str(folder)).module
     card = (folder / pretrained.CARD_NAME).read_text(encoding="utf-8", errors="replace")
-    stated = _LICENCE.findall(card)
     name = module.pretrained_cfg.get("architecture", type(module).__name__)
     return Origin(
         source=f"an export of ssl-retina ({name})",
         sha256=files.sha256(folder / pretrained.WEIGHTS_NAME),
         hashed="file",
         found=_of_module(module),
-        licence="; ".join(stated) or "none granted by its card: ask whoever answers for its photographs",
+        licence=lineage.licence_of_card(card),
         character=character(module),
         lineage=lineage.of_card(card),
     )
@@ -140,7 +135,7 @@ def _from_file(path: Path) -> Origin:
         raise InputError(f"{path} is a run's checkpoint: export the run, then give the export's folder")
     if (path.parent / pretrained.SUMS_NAME).is_file() and path.name == pretrained.WEIGHTS_NAME:
         return _from_export(path.parent)
-    return _of_file(path, f"the file {path.name}", {})
+    return _of_file(path, f"the file {lineage.bounded(path.name)}", {})
 
 
 def _of_file(path: Path, source: str, described: Mapping[str, Any]) -> Origin:

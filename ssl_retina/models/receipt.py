@@ -68,8 +68,8 @@ def inherited(content: Mapping[str, Any]) -> Lineage:
 
 def licence(layout: str, stated: str | None) -> str:
     """The licence that a source states, or `unknown` with what is known of files of the layout."""
-    if stated:
-        return stated
+    if stated and lineage.bounded(stated):
+        return lineage.bounded(stated)
     return f"unknown, ask whoever made them ({AUTHORS.get(layout, 'nothing in them says it')})"
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from ssl_retina import config
 from ssl_retina.contract import Pool
 from ssl_retina.models import lineage, receipt
-from ssl_retina.models.origin import INHERITED
 from ssl_retina.models.pretrained import chosen_by
 
 POOLED: Mapping[Pool, str] = MappingProxyType(
@@ -203,7 +202,7 @@ def _limits(facts: Facts) -> str:
 
 def _licence(facts: Facts) -> str:
     given = facts.checkpoint.get("init")
-    inherited = "" if given is None else f"\n\n{INHERITED}{given['licence']}"
+    inherited = "" if given is None else f"\n\n{lineage.INHERITED}{lineage.bounded(given['licence'])}"
     return f"""## Licence
 
 None is granted by this file: whoever answers for the photographs decides. Until they write a licence here,

@@ -75,3 +75,31 @@ def test_a_receipt_keeps_a_lineage(given: Lineage) -> None:
     content = {"digests": list(given.digests), "partly": list(given.partly), "all_data_known": given.complete}
     assert receipt.inherited(content) == given
     assert receipt.inherited({}) == Lineage()
+
+
+def _licensed(own: str | None, given: str | None) -> str:
+    head = "" if own is None else f"license: {own}\n"
+    said = "" if given is None else f"\n\n{lineage.INHERITED}{given}"
+    return lineage.licence_of_card(f"---\nlibrary_name: timm\n{head}---\n\n# x\n\nlicense: words{said}\n")
+
+
+def test_an_inherited_licence_is_handed_on_and_is_never_the_exports_own() -> None:
+    assert _licensed(None, None) == "none granted by its card: ask whoever answers for its photographs"
+    begun = _licensed(None, "cc-by-nc-4.0")
+    assert begun == "none granted by its card; started from: cc-by-nc-4.0"
+    assert _licensed(None, begun) == begun
+    assert _licensed("mit", begun) == "mit; started from: cc-by-nc-4.0"
+    assert _licensed("mit", None) == "mit"
+
+
+def test_a_licence_stays_one_line_of_bounded_length_that_is_read_back_whole() -> None:
+    odd = "CC BY\n- Licence: all\u2028rights\x1b[1m " + "x" * 400 + " of its maker"
+    said = receipt.licence("MAE", odd)
+    assert said.startswith("CC BY - Licence: all rights [1m x")
+    assert said.endswith("x of its maker")
+    assert len(said) <= lineage.LIMIT
+    assert len(said.splitlines()) == 1
+    begun = _licensed("y" * 400, said)
+    assert (len(begun) <= lineage.LIMIT, begun[:3], begun[-13:]) == (True, "yyy", " of its maker")
+    assert _licensed(None, begun).endswith(" of its maker")
+    assert receipt.licence("MAE", " \n").startswith("unknown, ask")

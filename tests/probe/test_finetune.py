@@ -96,6 +96,7 @@ def test_no_word_of_a_patient_and_no_path_goes_out(learned: Path, site: Path) ->
     assert str(site) not in card
     for fact in ("not a medical device", shards.read_index(site / "shards").digest, "disease = 1", "AUROC: "):
         assert fact in card
+    assert f"{lineage.INHERITED}{lineage.NONE}: ask whoever" in card
     inherited = f"By way of the weights that it started from: shard set, {lineage.SUM} `"
     assert inherited + shards.read_index(site / "shards").digest in card
 
