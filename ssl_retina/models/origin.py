@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import timm
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from timm.models import _hub
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -25,6 +28,7 @@ from ssl_retina.models.layouts import Found
 from ssl_retina.models.lineage import Lineage
 
 HUB = "hf-hub:"
+CACHED = "without network all of it must lie in huggingface_hub's cache (HF_HOME) already"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 """Names of weights that timm and transformers write; the first that is there is read."""
 
@@ -164,22 +168,27 @@ def _from_local(folder: Path, shown: str) -> Origin:
 
 def _from_hub(start: str) -> Origin:
     name = start.removeprefix(HUB)
-    problems = []
     for file in WEIGHTS:
-        try:
-            path = Path(_hub.download_from_hf(name, file))
-        except (OSError, RuntimeError, ValueError) as error:
-            problems.append(str(error).strip().split("\n", 1)[0][:200])
-            continue
-        try:
-            described = _config(Path(_hub.download_from_hf(name, "config.json")))
-        except (OSError, RuntimeError, ValueError):
-            described = {}
-        return _of_file(path, f"{file} of {start}", described)
-    raise InputError(
-        f"model.init: {start} gives none of {', '.join(WEIGHTS)} ({problems[0]}); without network they must "
-        "lie in huggingface_hub's cache (HF_HOME) already"
-    )
+        path = _fetched(name, file, start)
+        if path is not None:
+            described = _fetched(name, pretrained.CONFIG_NAME, start)
+            return _of_file(path, f"{file} of {start}", {} if described is None else _config(described))
+    raise InputError(f"model.init: {start} gives none of {', '.join(WEIGHTS)}; {CACHED}")
+
+
+def _fetched(name: str, file: str, start: str) -> Path | None:
+    """A file of a repository; None where there is none of that name, and only there.
+
+    In huggingface_hub's offline mode a file that its cache does not hold counts as one that is not there.
+    """
+    try:
+        return Path(_hub.download_from_hf(name, file))
+    except (OSError, RuntimeError, ValueError, EntryNotFoundError, httpx2.HTTPError) as error:
+        lost = isinstance(error, LocalEntryNotFoundError) and not constants.HF_HUB_OFFLINE
+        if isinstance(error, EntryNotFoundError) and not lost:
+            return None
+        reason = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
+        raise InputError(f"model.init: {file} of {start} cannot be had ({reason}); {CACHED}") from None
 
 
 def _config(path: Path) -> Mapping[str, Any]:

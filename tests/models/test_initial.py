@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import foreign
+import httpx2
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from test_weights import _Evil
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
@@ -307,6 +309,29 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
+
+
+@pytest.mark.parametrize(
+    "error", [LocalEntryNotFoundError("connection lost"), OSError("disk"), httpx2.ReadTimeout("late")]
+)
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_file_of_a_hub_that_cannot_be_had_is_not_taken_for_absent(
+    error: Exception, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else other weights, or no check of heads, would follow from a lost connection."""
+    folder = _hub_like(tmp_path / "a", foreign.PLAIN)
+    torch.save(foreign.vit().state_dict(), folder / "pytorch_model.bin")
+
+    def fetch(_: str, name: str) -> str:
+        if name == file:
+            raise error
+        return str(folder / name)
+
+    monkeypatch.setattr("timm.models._hub.download_from_hf", fetch)
+    with pytest.raises(InputError, match=rf"{file} of hf-hub:some/eye cannot be had"):
+        Initial(_model("hf-hub:some/eye"))
+    error = EntryNotFoundError("none of that name")
+    assert _begun("hf-hub:some/eye")[1].share_of_backbone == 1
 
 
 def test_hub_names_come_from_the_cache_when_there_is_no_network(cache: Path, tmp_path: Path) -> None:
