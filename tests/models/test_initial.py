@@ -205,6 +205,48 @@ def test_what_holds_no_vit_is_refused(content: dict[str, Any], says: str, tmp_pa
         _begun(tmp_path / "a.pth")
 
 
+WIDE = torch.zeros(1).expand(1 << 20, 1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("head.weight", WIDE, "head.weight is no plain tensor"),
+        ("norm.weight", torch.zeros(192).to_sparse(), "norm.weight is no plain tensor"),
+        ("norm.weight", torch.zeros(192, device="meta"), "norm.weight is no plain tensor"),
+        ("norm.weight", torch.zeros(192, dtype=torch.complex64), "norm.weight is no plain tensor"),
+        ("patch_embed.proj.weight", torch.zeros(()), r"patch_embed.proj.weight is \(\), no vector"),
+        ("patch_embed.proj.weight", torch.zeros(192), r"no ViT of one width: patch_embed.proj.weight"),
+        ("patch_embed.proj.weight", torch.zeros(1, 1, 4096, 1), r"no ViT of one width: patch_embed.proj"),
+        ("cls_token", torch.zeros(1, 1, 5), r"no ViT of one width: cls_token \(1, 1, 5\)"),
+        ("reg_token", torch.zeros(()), r"reg_token is \(\), no vector"),
+        ("pos_embed", torch.zeros(17), r"no ViT of one width: pos_embed"),
+        ("blocks.0.norm1.weight", torch.zeros(()), r"norm1.weight is \(\), no vector"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_tensors_that_would_break_or_fill_memory_are_refused_before_they_are_copied(
+    name: str, value: torch.Tensor, says: str, tmp_path: Path
+) -> None:
+    torch.save({**foreign.vit().state_dict(), name: value}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=says):
+        _begun(tmp_path / "a.pth")
+
+
+def test_changed_bytes_of_a_file_are_one_sentence(tmp_path: Path) -> None:
+    """Wherever a byte of a file's structure differs, the file is read, refused, or told to be damaged."""
+    torch.save({"patch_embed.proj.weight": torch.zeros(2, 3, 2, 2)}, tmp_path / "a.pth")
+    whole = (tmp_path / "a.pth").read_bytes()
+    refused = 0
+    for at in range(0, len(whole), 3):
+        (tmp_path / "b.pth").write_bytes(whole[:at] + bytes([whole[at] ^ 0x5B]) + whole[at + 1 :])
+        try:
+            weights.read_content(tmp_path / "b.pth")
+        except CheckpointError:
+            refused += 1
+    assert refused > 20
+
+
 def test_of_encoders_of_equal_rank_none_is_chosen(tmp_path: Path) -> None:
     """Which of them came first hung on the seed of Python's hashes, and so on the rank."""
     one = foreign.vit().state_dict()
