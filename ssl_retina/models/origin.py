@@ -20,14 +20,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from ssl_retina import files
-from ssl_retina.architecture import LIMIT, LOCAL
+from ssl_retina.architecture import FILES, HUB, LIMIT, LOCAL
 from ssl_retina.config_text import did_you_mean
 from ssl_retina.errors import CheckpointError, InputError
 from ssl_retina.models import layouts, lineage, pretrained, weights
 from ssl_retina.models.layouts import Found
 from ssl_retina.models.lineage import Lineage
 
-HUB = "hf-hub:"
 CACHED = "without network all of it must lie in huggingface_hub's cache (HF_HOME) already"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 """Names of weights that timm and transformers write; the first that is there is read."""
@@ -61,6 +60,8 @@ def read(start: str) -> Origin:
         return _from_export(path)
     if path.is_file():
         return _from_file(path)
+    if path.suffix in FILES:
+        raise InputError(f"model.init: the file {start} does not exist")
     return _from_timm(start)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_weights import _Evil
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 
-from ssl_retina import config
+from ssl_retina import architecture, config
 from ssl_retina.errors import CheckpointError, InputError
 from ssl_retina.models import receipt, weights
 from ssl_retina.models.encoder import Encoder
@@ -282,11 +282,20 @@ def test_names_that_lead_nowhere_are_one_sentence(tmp_path: Path) -> None:
             r"no weights of the name vit_small_patch16_224; it has vit_small_patch16_224\.",
         ),
         ("vit_small_patch16_224.mine", r"timm has no weights of the name .*; it has vit_small_patch16_224\."),
+        ("RETFound_mae.pth", r"model\.init: the file RETFound_mae\.pth does not exist"),
         (f"local-dir:{tmp_path}/none", "there is no such folder"),
         (f"local-dir:{tmp_path}", "holds none of model.safetensors"),
     ):
         with pytest.raises(InputError, match=says):
             Initial(_model(start))
+
+
+def test_what_a_start_names_on_this_machine(tmp_path: Path) -> None:
+    assert set(architecture.FILES) == {".safetensors", *weights.PICKLES}
+    for start in ("a.pth", "out/a", "out", "local-dir:out", "x.safetensors"):
+        assert architecture.local(start) == Path(start.removeprefix("local-dir:"))
+    for start in ("hf-hub:some/eye", "vit_base_patch16_224.mae", "vit_small_patch14_dinov2.lvd142m"):
+        assert architecture.local(start) is None
 
 
 def _reference(path: Path, features: torch.Tensor, size: int = foreign.SIZE) -> Path:
