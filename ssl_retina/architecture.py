@@ -13,7 +13,9 @@ from typing import Any
 from ssl_retina.config_text import Source
 
 LIMIT = 1 << 20
-LOCAL = "local-dir:"
+LOCAL, HUB = "local-dir:", "hf-hub:"
+FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+"""Ends of names of weight files; no name of timm's has one."""
 RECORD = "config.json"
 """The name of a run's own record, and of an export's description."""
 FILLED = ("name", "image_size", "patch_size", "depth", "registers")
@@ -61,8 +63,16 @@ def _of_export(start: str) -> Mapping[str, Any]:
 
 def _of_name(start: str) -> Mapping[str, Any]:
     """`vit_small_patch14_dinov2.lvd142m` names the architecture before its point."""
-    name, point, _ = start.partition(".")
-    return {"name": name} if point and "/" not in start and not Path(start).exists() else {}
+    return {"name": start.partition(".")[0]} if local(start) is None and not start.startswith(HUB) else {}
+
+
+def local(start: str) -> Path | None:
+    """The file or folder of this machine that `model.init` names; None for a name of timm's or of a hub."""
+    if start.startswith(LOCAL):
+        return Path(start.removeprefix(LOCAL))
+    path = Path(start)
+    named = "." in start and "/" not in start and path.suffix not in FILES and not path.exists()
+    return None if named or start.startswith(HUB) else path
 
 
 def _read(path: Path) -> Mapping[str, Any]:

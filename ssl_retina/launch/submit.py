@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ssl_retina import config, config_text, files, locks, methods, shard_index, shards
+from ssl_retina import architecture, config, config_text, files, locks, methods, shard_index, shards
 from ssl_retina.addresses import Address
 from ssl_retina.config import Run
 from ssl_retina.data import sampling, selection
@@ -23,7 +23,7 @@ from ssl_retina.launch import profile as profiles
 from ssl_retina.launch import script
 from ssl_retina.launch.profile import Profile
 from ssl_retina.launch.script import Submission
-from ssl_retina.train import resume, starts
+from ssl_retina.train import checkpoint, resume, starts
 
 JOB = "job.json"
 UNREACHED = ("configuration source", "DNS SRV", "Unable to contact slurm controller")
@@ -127,8 +127,15 @@ def _check_data(run: Run) -> tuple[Path, ...]:
         sampling.check(run.data, indexes)
         if run.data.where:
             selection.parse(run.data.where, indexes)
-    named = [*folders, run.data.exclude, run.tracking.labels]
+    named = [*folders, run.data.exclude, run.tracking.labels, *_start(run)]
     return tuple(path for path in named if path is not None and not path.exists())
+
+
+def _start(run: Run) -> tuple[Path | None, ...]:
+    """Where the weights lie that a run begins with; one that began already reads them no more."""
+    if run.model.init is None or checkpoint.folders(run.out):
+        return ()
+    return architecture.local(run.model.init), run.model.init_reference
 
 
 def _free_number(folder: Path) -> int:

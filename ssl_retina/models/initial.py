@@ -43,9 +43,9 @@ class Initial:
         self.receipt: Receipt | None = None
 
     @property
-    def sha256(self) -> str:
-        """Of the weights."""
-        return self._origin.sha256
+    def digest(self) -> str:
+        """The SHA-256 of the tensors that were found: names, kinds of number, shapes and values."""
+        return weights.digest_of(self._origin.found.tensors)
 
     def build(self, *, checkpointing: bool, pool: Pool = "avg") -> Encoder:
         """`encoder.build`, filled. Raises CheckpointError where the weights do not fit the config."""
@@ -76,6 +76,9 @@ def _fill(made: Encoder, given: Origin, reference: Path | None) -> Receipt:
         share_of_file=_used(given),
         steps=(*given.found.steps, *fitted.steps, *_unsaid(given, vit)),
         licence=receipt.licence(given.found.layout, given.licence),
+        digests=given.lineage.digests,
+        partly=given.lineage.partly,
+        all_data_known=given.lineage.complete,
         reference=None if reference is None else _compared(made, reference),
     )
 

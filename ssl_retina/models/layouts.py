@@ -20,6 +20,7 @@ Tensors = dict[str, Tensor]
 WRAPPERS = ("teacher", "model", "state_dict", "model_state_dict", "target_encoder", "student")
 """Under which keys programs put weights, the first of them that is there; DINO's teacher is its product."""
 ANCHOR = "patch_embed.proj.weight"
+LARGEST_PATCH = 128
 ANCHOR_HF = "embeddings.patch_embeddings.projection.weight"
 _ENCODER = re.compile(r"(cls_token|reg_token|dist_token|pos_embed$|patch_embed\.|norm_pre\.|blocks\.|norm\.)")
 _ROTARY = re.compile(r"(^|\.)(rope|storage_tokens)|\.bias_mask$")
@@ -74,10 +75,12 @@ def recognise(content: Any, where: str) -> Found:
         steps.insert(0, f"taken from {wrapper!r} of the file")
     renamed = _renamed(own, steps)
     tensors = {name: value for name, value in renamed.items() if is_encoders(name)}
+    _refuse_empty(tensors, where)
     others += [f"{prefix}{name}" for name in renamed if name not in tensors]
     if "reg_token" in tensors and layout.startswith(("DINOv2", "Hugging")):
         tensors["reg_token"] = tensors["reg_token"].reshape(1, -1, tensors["reg_token"].shape[-1])
     fused = _fused(tensors, steps, where)
+    _refuse_shapes(fused, where)
     return Found(layout, fused, tuple(others), sum(value.numel() for value in given.values()), tuple(steps))
 
 
@@ -100,11 +103,48 @@ def _unwrapped(content: Any, where: str) -> tuple[Tensors, str]:
             f"{where} holds no weights that are known: tensors by name, bare or under one of "
             f"{', '.join(WRAPPERS)}"
         )
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}, ".".join(path)
+    given = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    for name, value in given.items():
+        if not _is_stored(value):
+            raise CheckpointError(
+                f"{where}: {name} is no plain tensor of real numbers that all lie in the file: refused"
+            )
+    return given, ".".join(path)
+
+
+def _is_stored(tensor: Tensor) -> bool:
+    """Whether every value lies in the file: a copy of a tensor that repeats a few could fill all memory."""
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+    if not plain or tensor.is_quantized or tensor.is_complex():
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _refuse_empty(tensors: Tensors, where: str) -> None:
+    for name, value in tensors.items():
+        if value.ndim == 0 or value.numel() == 0:
+            raise CheckpointError(f"{where}: {name} is {tuple(value.shape)}, no vector and no matrix")
+
+
+def _refuse_shapes(tensors: Tensors, where: str) -> None:
+    """What is computed with before the shapes of the model are compared: embeddings and tokens."""
+    weight = tensors[ANCHOR]
+    wrong = [ANCHOR] if weight.ndim != 4 or max(weight.shape[2:]) > LARGEST_PATCH else []
+    for name in ("pos_embed", "cls_token", "reg_token"):
+        shape = tensors[name].shape if name in tensors else (1, 1, weight.shape[0])
+        if len(shape) != 3 or shape[0] != 1 or shape[2] != weight.shape[0]:
+            wrong.append(name)
+    if wrong:
+        told = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in wrong)
+        raise CheckpointError(f"{where} holds no ViT of one width: {told}")
 
 
 def _prefix(given: Tensors, where: str) -> tuple[str, list[str]]:
-    """What stands before the encoder's names. Of several encoders a trained or followed one comes first."""
+    """What stands before the encoder's names.
+
+    Of several encoders a trained one comes before one that follows it, a teacher before its student; where
+    neither decides, nothing is chosen.
+    """
     found = {
         name.removesuffix(anchor)
         for name in given
@@ -116,10 +156,20 @@ def _prefix(given: Tensors, where: str) -> tuple[str, list[str]]:
             f"{where} holds no ViT: there is no {ANCHOR}, under no prefix; its names begin with "
             f"{', '.join(sorted(given)[:3])}"
         )
-    chosen, *left = sorted(found, key=lambda prefix: ("momentum" in prefix, "student" in prefix, len(prefix)))
+    chosen, *left = sorted(found, key=_rank)
+    equal = [prefix for prefix in found if _rank(prefix)[:2] == _rank(chosen)[:2]]
+    if len(equal) > 1:
+        raise CheckpointError(
+            f"{where} holds {len(equal)} encoders, and nothing in it says which is meant: they stand under "
+            f"{', '.join(map(repr, sorted(equal)))}; save the tensors of one of them in a file of its own"
+        )
     if len(left) == 0:
         return chosen, [f"prefix {chosen!r} removed"] if chosen else []
     return chosen, [f"{chosen!r} taken of {len(found)} encoders; the others: {', '.join(map(repr, left))}"]
+
+
+def _rank(prefix: str) -> tuple[bool, bool, str]:
+    return "momentum" in prefix, "student" in prefix, prefix
 
 
 def _refuse_rotary(own: Tensors, where: str) -> None:
@@ -192,6 +242,8 @@ def _fused(tensors: Tensors, steps: list[str], where: str) -> Tensors:
             raise CheckpointError(
                 f"{where} holds {', '.join(sorted(three))} for {name}, not all of q, k and v"
             )
+        if len({value.shape for value in three.values()}) > 1:
+            raise CheckpointError(f"{where}: q, k and v of {name} differ in shape")
         fused[name] = torch.cat([three[part] for part in "qkv"])
     if parts:
         steps.append("queries, keys and values put in one")

@@ -5,31 +5,31 @@ Nothing is unpickled (`weights.read_content`), and only what is named is downloa
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import timm
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from timm.models import _hub
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from ssl_retina import files
-from ssl_retina.architecture import LIMIT, LOCAL
+from ssl_retina.architecture import FILES, HUB, LIMIT, LOCAL
 from ssl_retina.config_text import did_you_mean
 from ssl_retina.errors import CheckpointError, InputError
-from ssl_retina.models import layouts, pretrained, weights
+from ssl_retina.models import layouts, lineage, pretrained, weights
 from ssl_retina.models.layouts import Found
+from ssl_retina.models.lineage import Lineage
 
-HUB = "hf-hub:"
+CACHED = "without network all of it must lie in huggingface_hub's cache (HF_HOME) already"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 """Names of weights that timm and transformers write; the first that is there is read."""
-INHERITED = "- Licence of the weights that it started from: "
-"""The line of a model card that hands a licence on."""
-_LICENCE = re.compile(rf"^(?:license: |{INHERITED})(\S.{{0,200}})$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Origin:
     """Weights with their history.
 
     source: what they are, without a path. character: what tensors do not say of the function that they
-    belong to (heads, norms, activations), as far as the source tells it.
+    belong to (heads, norms, activations), as far as the source tells it. lineage: known of exports alone.
     """
 
     source: str
@@ -46,6 +46,7 @@ class Origin:
     found: Found
     licence: str | None
     character: Mapping[str, Any]
+    lineage: Lineage = Lineage()
 
 
 def read(start: str) -> Origin:
@@ -59,6 +60,8 @@ def read(start: str) -> Origin:
         return _from_export(path)
     if path.is_file():
         return _from_file(path)
+    if path.suffix in FILES:
+        raise InputError(f"model.init: the file {start} does not exist")
     return _from_timm(start)
 
 
@@ -75,15 +78,15 @@ def character(vit: Any) -> dict[str, Any]:
 def _from_export(folder: Path) -> Origin:
     module: Any = pretrained.load_timm(str(folder)).module
     card = (folder / pretrained.CARD_NAME).read_text(encoding="utf-8", errors="replace")
-    stated = _LICENCE.findall(card)
     name = module.pretrained_cfg.get("architecture", type(module).__name__)
     return Origin(
         source=f"an export of ssl-retina ({name})",
         sha256=files.sha256(folder / pretrained.WEIGHTS_NAME),
         hashed="file",
         found=_of_module(module),
-        licence="; ".join(stated) or "none granted by its card: ask whoever answers for its photographs",
+        licence=lineage.licence_of_card(card),
         character=character(module),
+        lineage=lineage.of_card(card),
     )
 
 
@@ -135,7 +138,9 @@ def _of_module(module: Any) -> Found:
 def _from_file(path: Path) -> Origin:
     if (path.parent / "MANIFEST.json").is_file() and path.name == "weights.safetensors":
         raise InputError(f"{path} is a run's checkpoint: export the run, then give the export's folder")
-    return _of_file(path, f"the file {path.name}", {})
+    if (path.parent / pretrained.SUMS_NAME).is_file() and path.name == pretrained.WEIGHTS_NAME:
+        return _from_export(path.parent)
+    return _of_file(path, f"the file {lineage.bounded(path.name)}", {})
 
 
 def _of_file(path: Path, source: str, described: Mapping[str, Any]) -> Origin:
@@ -164,22 +169,27 @@ def _from_local(folder: Path, shown: str) -> Origin:
 
 def _from_hub(start: str) -> Origin:
     name = start.removeprefix(HUB)
-    problems = []
     for file in WEIGHTS:
-        try:
-            path = Path(_hub.download_from_hf(name, file))
-        except (OSError, RuntimeError, ValueError) as error:
-            problems.append(str(error).strip().split("\n", 1)[0][:200])
-            continue
-        try:
-            described = _config(Path(_hub.download_from_hf(name, "config.json")))
-        except (OSError, RuntimeError, ValueError):
-            described = {}
-        return _of_file(path, f"{file} of {start}", described)
-    raise InputError(
-        f"model.init: {start} gives none of {', '.join(WEIGHTS)} ({problems[0]}); without network they must "
-        "lie in huggingface_hub's cache (HF_HOME) already"
-    )
+        path = _fetched(name, file, start)
+        if path is not None:
+            described = _fetched(name, pretrained.CONFIG_NAME, start)
+            return _of_file(path, f"{file} of {start}", {} if described is None else _config(described))
+    raise InputError(f"model.init: {start} gives none of {', '.join(WEIGHTS)}; {CACHED}")
+
+
+def _fetched(name: str, file: str, start: str) -> Path | None:
+    """A file of a repository; None where there is none of that name, and only there.
+
+    In huggingface_hub's offline mode a file that its cache does not hold counts as one that is not there.
+    """
+    try:
+        return Path(_hub.download_from_hf(name, file))
+    except (OSError, RuntimeError, ValueError, EntryNotFoundError, httpx2.HTTPError) as error:
+        lost = isinstance(error, LocalEntryNotFoundError) and not constants.HF_HUB_OFFLINE
+        if isinstance(error, EntryNotFoundError) and not lost:
+            return None
+        reason = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
+        raise InputError(f"model.init: {file} of {start} cannot be had ({reason}); {CACHED}") from None
 
 
 def _config(path: Path) -> Mapping[str, Any]:

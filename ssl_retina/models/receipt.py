@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
+from ssl_retina.models import lineage
+from ssl_retina.models.lineage import Lineage
+
 NAME = "receipt.json"
 SHOWN = 6
 AUTHORS: Mapping[str, str] = MappingProxyType(
@@ -30,8 +33,9 @@ class Receipt:
     tensors where a library read the file. matched: tensors of the encoder that were filled. resized: `(name,
     from, to)`. missing: tensors of the encoder that start as drawn. unexpected: names of the file that are no
     part of the encoder. share_of_backbone: filled parameters of the encoder's. share_of_file: used ones of
-    the file's. steps: what was translated. licence: inherited. reference: how far features are from those
-    given, or None.
+    the file's. steps: what was translated. licence: inherited. digests: of shard sets that the weights
+    were trained on; partly: those of which only a choice was; all_data_known: whether there are no others.
+    reference: how far features are from those given, or None.
     """
 
     source: str
@@ -46,6 +50,9 @@ class Receipt:
     share_of_file: float
     steps: tuple[str, ...]
     licence: str
+    digests: tuple[str, ...] = ()
+    partly: tuple[str, ...] = ()
+    all_data_known: bool = False
     reference: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -53,10 +60,16 @@ class Receipt:
         return asdict(self)
 
 
+def inherited(content: Mapping[str, Any]) -> Lineage:
+    """The lineage in a receipt's plain values."""
+    digests, partly = content.get("digests", ()), content.get("partly", ())
+    return Lineage(tuple(digests), tuple(partly), bool(content.get("all_data_known", False)))
+
+
 def licence(layout: str, stated: str | None) -> str:
     """The licence that a source states, or `unknown` with what is known of files of the layout."""
-    if stated:
-        return stated
+    if stated and lineage.bounded(stated):
+        return lineage.bounded(stated)
     return f"unknown, ask whoever made them ({AUTHORS.get(layout, 'nothing in them says it')})"
 
 
@@ -73,6 +86,7 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
     said += [f"  {step}" for step in content["steps"]]
     said += [f"  missing, start as drawn: {listed(content['missing'])}"] if content["missing"] else []
     said += [f"  not used: {listed(content['unexpected'])}"] if content["unexpected"] else []
+    said.append(lineage.told(content.get("digests", ()), complete=content.get("all_data_known", False)))
     said.append(f"  licence: {content['licence']}")
     if content["reference"] is not None:
         told = content["reference"]

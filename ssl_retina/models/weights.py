@@ -7,6 +7,7 @@ lists what is wrong. Nothing is loaded in part (law 12), nothing is unpickled (l
 import argparse
 import hashlib
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,19 @@ from ssl_retina.errors import CheckpointError, InputError
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 WRAPPERS = ("model", "state_dict")
 """Under which key other programs put the weights when a file holds more than them."""
+DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+"""What torch lets through of a file whose bytes were changed."""
 SHOWN = 12
 STORED = {
     "F64": torch.float64,
@@ -106,7 +120,7 @@ def _load_pickle(path: Path) -> Any:
             f"If you trust its maker, open it on a machine without patient data and save its weights as "
             f".safetensors there; no switch here reads it anyway"
         ) from None
-    except (EOFError, RuntimeError, zipfile.BadZipFile, ValueError, OSError) as error:
+    except DAMAGE as error:
         reason = str(error).split("\n", 1)[0] or type(error).__name__
         raise CheckpointError(f"{path} is cut or damaged ({reason}): copy it again") from None
 
@@ -115,7 +129,7 @@ def _asked_for(path: Path) -> str:
     """Which names a pickle wants to call, by looking at it only; nothing where that cannot be told."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, IndexError):
+    except (pickle.UnpicklingError, AttributeError, *DAMAGE):
         return ""
     return f" ({_listed([repr(name) for name in names])})" if names else ""
 
@@ -177,8 +191,13 @@ def unusable(tensors: Mapping[str, Tensor]) -> list[str]:
 
 def digest(module: nn.Module) -> str:
     """The SHA-256 of a module's names, shapes and values: the same weights, wherever they came from."""
+    return digest_of(module.state_dict())
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of tensors by name, in whatever order they come."""
     summed = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         values = tensor.detach().cpu().contiguous()
         summed.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
         summed.update(values.flatten().view(torch.uint8).numpy().tobytes())

@@ -19,7 +19,7 @@ from ssl_retina.data import views
 from ssl_retina.data.loader import open_source
 from ssl_retina.errors import CheckpointError, InputError
 from ssl_retina.metrics import Integers
-from ssl_retina.models import encoder, pretrained
+from ssl_retina.models import encoder, lineage, pretrained
 from ssl_retina.models.pretrained import DataConfig, Pretrained
 from ssl_retina.shards import Index
 
@@ -179,11 +179,15 @@ def _like(names: Sequence[str]) -> str | None:
 
 
 def seen_in_pretraining(name: str, index: Index) -> bool | None:
-    """Whether an export saw these shards, by its card; None where it chose a part of them, or has no card."""
-    path = Path(name) / "README.md"
-    if not path.is_file():
-        return None
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if index.digest not in text:
-        return False
-    return True if pretrained.chosen_by(None, "none") in text.splitlines() else None
+    """Whether an export saw these shards, by its card, itself or by way of the weights that it started from.
+
+    None where a part of them was chosen, where what its start was trained on is not known, or without a card.
+    """
+    text = card(name)
+    return None if text is None else lineage.seen(lineage.of_card(text), index.digest)
+
+
+def card(name: str) -> str | None:
+    """The card of an export; None of other weights."""
+    path = Path(name) / pretrained.CARD_NAME
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None

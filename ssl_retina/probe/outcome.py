@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from ssl_retina import __version__
+from ssl_retina.models import lineage, receipt
+from ssl_retina.models.lineage import Lineage
 from ssl_retina.probe import features, summary, tuning
 from ssl_retina.probe.evaluate import Judged
 from ssl_retina.probe.prepared import Prepared
@@ -63,7 +65,25 @@ def _weights(prepared: Prepared, name: str) -> dict[str, Any]:
         "dimensions": int(begun.model.module.num_features),  # type: ignore[arg-type]
         "constant": False,
         "test_images_seen_in_pretraining": features.seen_in_pretraining(name, prepared.gathered.index),
+        "inherited": _inherited(name),
+        "licence": _licence(name, begun.model.module),
     }
+
+
+def _licence(name: str, module: Any) -> str | None:
+    """Of weights to start from, and of what they started from; None where they were drawn."""
+    if name == features.RANDOM:
+        return None
+    text = features.card(name)
+    stated = getattr(module, "pretrained_cfg", {}).get("license")
+    return receipt.licence("timm", stated) if text is None else lineage.licence_of_card(text)
+
+
+def _inherited(name: str) -> dict[str, Any]:
+    """What weights to start from were trained on, under a receipt's names."""
+    text = features.card(name)
+    given = Lineage(complete=name == features.RANDOM) if text is None else lineage.of_card(text)
+    return {"digests": [*given.digests], "partly": [*given.partly], "all_data_known": given.complete}
 
 
 def _model(prepared: Prepared) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ssl_retina import config
 from ssl_retina.contract import Pool
-from ssl_retina.models.origin import INHERITED
+from ssl_retina.models import lineage, receipt
 from ssl_retina.models.pretrained import chosen_by
 
 POOLED: Mapping[Pool, str] = MappingProxyType(
@@ -120,7 +120,7 @@ def _data(facts: Facts) -> str:
 
 
 def _data_set(number: int, one: DataSet) -> list[str]:
-    head = f"- Shard set {number}: SHA-256 of its index `{one.digest}`"
+    head = f"- Shard set {number}: {lineage.SUM} `{one.digest}`"
     if one.samples is None:
         return [head, "  - not at hand when this card was written, so it is not counted here"]
     lines = [head, f"  - {one.samples} photographs, {one.groups} patients or groups of patients"]
@@ -157,13 +157,14 @@ def _origin(known: Mapping[str, Any]) -> str:
     """The receipt of the weights that training started from, in short; nothing where they were drawn."""
     given = known.get("init")
     if given is None:
-        return "- Started from weights drawn at random\n"
+        return f"{lineage.DRAWN}\n"
     resized = "".join(f"; {name} resized {old} to {new}" for name, old, new in given["resized"])
+    handed_on = "\n".join(lineage.lines(receipt.inherited(given)))
     missing = f"; drawn at random: {', '.join(given['missing'])}" if given["missing"] else ""
     return (
         f"- Started from {given['source']}, SHA-256 of its {given['hashed']} `{given['sha256']}`: "
         f"{given['share_of_backbone']:.2%} of the encoder{resized}{missing}. The images it was trained on "
-        "come to those above\n"
+        f"come to those above\n{handed_on}\n"
     )
 
 
@@ -201,7 +202,7 @@ def _limits(facts: Facts) -> str:
 
 def _licence(facts: Facts) -> str:
     given = facts.checkpoint.get("init")
-    inherited = "" if given is None else f"\n\n{INHERITED}{given['licence']}"
+    inherited = "" if given is None else f"\n\n{lineage.INHERITED}{lineage.bounded(given['licence'])}"
     return f"""## Licence
 
 None is granted by this file: whoever answers for the photographs decides. Until they write a licence here,

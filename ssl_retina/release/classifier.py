@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ssl_retina.models import lineage, receipt
 from ssl_retina.release.card import PSEUDONYMISED
 from ssl_retina.release.export import Content, check_tensors, publish
 
@@ -38,6 +39,7 @@ def card(description: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         _worth(result),
         _training(result),
         _limits(result),
+        _licence(result),
     )
     return "\n\n".join(sections) + "\n"
 
@@ -122,14 +124,15 @@ def _shown(number: Mapping[str, float | None]) -> str:
 
 
 def _training(result: Mapping[str, Any]) -> str:
-    model, data = result["model"], result["data"]
-    start = next(one for one in result["weights"] if one["name"] == model["weights"])
+    model, data, start = result["model"], result["data"], _start(result)
     seen = {True: "yes, without labels", False: "no", None: "not known"}
+    handed_on = "\n".join(lineage.lines(receipt.inherited(start["inherited"])))
     recipe = json.dumps(result["recipe"], indent=1, sort_keys=True)
     return f"""## Training
 
 - Started from weights with the SHA-256 of tensors `{start["sha256_of_tensors"]}`
 - Those were pretrained on the shards of the test images: {seen[start["test_images_seen_in_pretraining"]]}
+{handed_on}
 - Shards: SHA-256 of their index `{data["digest"]}`; {data["photographs"]} photographs, {data["with_labels"]}
   of them with a label
 - Labels file: SHA-256 `{data["labels_sha256"]}`
@@ -153,12 +156,24 @@ def _limits(result: Mapping[str, Any]) -> str:
     return f"""## Limits
 
 - Other cameras, sites, populations and image qualities were not tried; the shares are not calibrated.
-{notes}
+{notes}"""
 
-## Licence
+
+def _licence(result: Mapping[str, Any]) -> str:
+    given = _start(result)["licence"]
+    inherited = "" if given is None else f"\n\n{lineage.INHERITED}{lineage.bounded(given)}"
+    return f"""## Licence
 
 None is granted by this file: whoever answers for the photographs decides. Until they write a licence here,
-ask them. ssl-retina itself is Apache-2.0."""
+ask them. ssl-retina itself is Apache-2.0.{inherited}"""
+
+
+def _start(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The WEIGHTS that the model was made from."""
+    found: Mapping[str, Any] = next(
+        one for one in result["weights"] if one["name"] == result["model"]["weights"]
+    )
+    return found
 
 
 def _numbers(values: list[float]) -> str:

@@ -1,7 +1,8 @@
 """Which runs, checkpoints and exports under a folder were trained on given shard sets.
 
-In: a folder and the digests of indexes. Out: one row a run or export that names one of them. Read-only, by
-the digests that stand in every checkpoint's state and every model card.
+In: a folder and the digests of indexes. Out: one row a run or export that names one of them, as its own or by
+way of the export that it started from. Read-only, by the digests that stand in every checkpoint's state and
+every model card.
 """
 
 import errno
@@ -135,11 +136,15 @@ def _mentions(card: Path, digests: frozenset[str]) -> bool:
 
 
 def _names(state: Path, digests: frozenset[str]) -> bool:
-    """Whether a checkpoint's state names one of the sets; one that cannot be read counts: it may have."""
+    """Whether a checkpoint's state names one of the sets; one that cannot be read counts: it may have.
+
+    Sets of the weights that the run started from count like its own.
+    """
     if not _is_small(state):
         return True
     try:
-        data = json.loads(state.read_bytes()).get("data", {})
-    except (ValueError, AttributeError):
+        content = json.loads(state.read_bytes())
+        named = [(content.get(part) or {}).get("digests", ()) for part in ("data", "init")]
+        return not digests.isdisjoint(one for part in named for one in part)
+    except (ValueError, AttributeError, TypeError):
         return True
-    return not digests.isdisjoint(data.get("digests", ()))

@@ -18,11 +18,21 @@ from typing import Any, BinaryIO, Protocol
 
 from ssl_retina import files
 from ssl_retina.config import Run
+from ssl_retina.models import receipt
 
 METRICS = "metrics.jsonl"
 WANDB_ID = "wandb-id"
-PRIVATE = ("out", "data.shards", "data.proportions", "data.exclude", "data.cache", "tracking.labels")
-"""Paths of this machine: they stay out of what a dashboard gets."""
+PRIVATE = (
+    "out",
+    "data.shards",
+    "data.proportions",
+    "data.exclude",
+    "data.cache",
+    "model.init",
+    "model.init_reference",
+    "tracking.labels",
+)
+"""What is a path of this machine or may be one: it stays out of what a dashboard gets."""
 
 Line = Mapping[str, Any]
 
@@ -165,8 +175,12 @@ def _wandb_id(run_dir: Path) -> str:
 
 
 def public(run: Run) -> dict[str, Any]:
-    """The config without the paths of this machine."""
+    """The config without the paths of this machine; weights to start from by layout and SHA-256."""
     content = run.dump()
+    told = run.out / receipt.NAME
+    if run.model.init is not None and told.is_file():
+        known = json.loads(told.read_bytes())
+        content["init"] = {name: known[name] for name in ("layout", "hashed", "sha256")}
     for field in PRIVATE:
         *sections, key = field.split(".")
         section = content

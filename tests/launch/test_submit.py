@@ -198,6 +198,15 @@ def test_data_that_cannot_be_seen_is_a_note_to_look_at_and_an_error_to_submit(he
     assert "nothere is not visible" in typed("data.shards=nothere", "--dry-run").stderr
 
 
+def test_weights_to_start_from_are_looked_for_as_data_is(here: Path) -> None:
+    sbatch(here, "echo 1")
+    for start in ("nothere.pth", "local-dir:nothere", "gone/out"):
+        with pytest.raises(InputError, match=r"(nothere|gone).* cannot be seen from here"):
+            ask(f"model.init={start}")
+    said = json.loads(ask("model.init=vit_tiny_patch16_224.augreg_in21k", "--dry-run", "--json"))
+    assert said["notes"] == []
+
+
 @pytest.mark.parametrize("words", [[], ["--dry-run"]])
 @pytest.mark.parametrize(
     ("out", "problem"),

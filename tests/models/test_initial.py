@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import foreign
+import httpx2
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from test_weights import _Evil
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 
-from ssl_retina import config
+from ssl_retina import architecture, config
 from ssl_retina.errors import CheckpointError, InputError
 from ssl_retina.models import receipt, weights
 from ssl_retina.models.encoder import Encoder
@@ -203,6 +205,67 @@ def test_what_holds_no_vit_is_refused(content: dict[str, Any], says: str, tmp_pa
         _begun(tmp_path / "a.pth")
 
 
+WIDE = torch.zeros(1).expand(1 << 20, 1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("head.weight", WIDE, "head.weight is no plain tensor"),
+        ("norm.weight", torch.zeros(192).to_sparse(), "norm.weight is no plain tensor"),
+        ("norm.weight", torch.zeros(192, device="meta"), "norm.weight is no plain tensor"),
+        ("norm.weight", torch.zeros(192, dtype=torch.complex64), "norm.weight is no plain tensor"),
+        ("patch_embed.proj.weight", torch.zeros(()), r"patch_embed.proj.weight is \(\), no vector"),
+        ("patch_embed.proj.weight", torch.zeros(192), r"no ViT of one width: patch_embed.proj.weight"),
+        ("patch_embed.proj.weight", torch.zeros(1, 1, 4096, 1), r"no ViT of one width: patch_embed.proj"),
+        ("cls_token", torch.zeros(1, 1, 5), r"no ViT of one width: cls_token \(1, 1, 5\)"),
+        ("reg_token", torch.zeros(()), r"reg_token is \(\), no vector"),
+        ("pos_embed", torch.zeros(17), r"no ViT of one width: pos_embed"),
+        ("blocks.0.norm1.weight", torch.zeros(()), r"norm1.weight is \(\), no vector"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_tensors_that_would_break_or_fill_memory_are_refused_before_they_are_copied(
+    name: str, value: torch.Tensor, says: str, tmp_path: Path
+) -> None:
+    torch.save({**foreign.vit().state_dict(), name: value}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=says):
+        _begun(tmp_path / "a.pth")
+
+
+def test_changed_bytes_of_a_file_are_one_sentence(tmp_path: Path) -> None:
+    """Wherever a byte of a file's structure differs, the file is read, refused, or told to be damaged."""
+    torch.save({"patch_embed.proj.weight": torch.zeros(2, 3, 2, 2)}, tmp_path / "a.pth")
+    whole = (tmp_path / "a.pth").read_bytes()
+    refused = 0
+    for at in range(0, len(whole), 3):
+        (tmp_path / "b.pth").write_bytes(whole[:at] + bytes([whole[at] ^ 0x5B]) + whole[at + 1 :])
+        try:
+            weights.read_content(tmp_path / "b.pth")
+        except CheckpointError:
+            refused += 1
+    assert refused > 20
+
+
+def test_of_encoders_of_equal_rank_none_is_chosen(tmp_path: Path) -> None:
+    """Which of them came first hung on the seed of Python's hashes, and so on the rank."""
+    one = foreign.vit().state_dict()
+    path = tmp_path / "two.safetensors"
+    save_file(
+        {f"{at}.{name}": value.clone() for at in ("left", "up.right") for name, value in one.items()}, path
+    )
+    with pytest.raises(CheckpointError, match=r"2 encoders.*which is meant.*'left\.', 'up\.right\.'"):
+        _begun(path)
+
+
+def test_ranks_compare_the_tensors_that_they_found(tmp_path: Path) -> None:
+    path = foreign.mae(foreign.vit(), tmp_path)
+    one, two = Initial(_model(path)), Initial(_model(path))
+    assert one.digest == two.digest
+    two._origin.found.tensors["cls_token"] = two._origin.found.tensors["cls_token"] + 1
+    assert one.digest != two.digest
+
+
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     theirs = foreign.vit()
     with torch.no_grad():
@@ -219,11 +282,20 @@ def test_names_that_lead_nowhere_are_one_sentence(tmp_path: Path) -> None:
             r"no weights of the name vit_small_patch16_224; it has vit_small_patch16_224\.",
         ),
         ("vit_small_patch16_224.mine", r"timm has no weights of the name .*; it has vit_small_patch16_224\."),
+        ("RETFound_mae.pth", r"model\.init: the file RETFound_mae\.pth does not exist"),
         (f"local-dir:{tmp_path}/none", "there is no such folder"),
         (f"local-dir:{tmp_path}", "holds none of model.safetensors"),
     ):
         with pytest.raises(InputError, match=says):
             Initial(_model(start))
+
+
+def test_what_a_start_names_on_this_machine(tmp_path: Path) -> None:
+    assert set(architecture.FILES) == {".safetensors", *weights.PICKLES}
+    for start in ("a.pth", "out/a", "out", "local-dir:out", "x.safetensors"):
+        assert architecture.local(start) == Path(start.removeprefix("local-dir:"))
+    for start in ("hf-hub:some/eye", "vit_base_patch16_224.mae", "vit_small_patch14_dinov2.lvd142m"):
+        assert architecture.local(start) is None
 
 
 def _reference(path: Path, features: torch.Tensor, size: int = foreign.SIZE) -> Path:
@@ -288,6 +360,29 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
+
+
+@pytest.mark.parametrize(
+    "error", [LocalEntryNotFoundError("connection lost"), OSError("disk"), httpx2.ReadTimeout("late")]
+)
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_file_of_a_hub_that_cannot_be_had_is_not_taken_for_absent(
+    error: Exception, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else other weights, or no check of heads, would follow from a lost connection."""
+    folder = _hub_like(tmp_path / "a", foreign.PLAIN)
+    torch.save(foreign.vit().state_dict(), folder / "pytorch_model.bin")
+
+    def fetch(_: str, name: str) -> str:
+        if name == file:
+            raise error
+        return str(folder / name)
+
+    monkeypatch.setattr("timm.models._hub.download_from_hf", fetch)
+    with pytest.raises(InputError, match=rf"{file} of hf-hub:some/eye cannot be had"):
+        Initial(_model("hf-hub:some/eye"))
+    error = EntryNotFoundError("none of that name")
+    assert _begun("hf-hub:some/eye")[1].share_of_backbone == 1
 
 
 def test_hub_names_come_from_the_cache_when_there_is_no_network(cache: Path, tmp_path: Path) -> None:

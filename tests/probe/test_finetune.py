@@ -21,7 +21,7 @@ from torch import nn
 
 from ssl_retina import cli, config, shards
 from ssl_retina.errors import ConfigError, InputError, NumericalError
-from ssl_retina.models import classifier, encoder, pretrained
+from ssl_retina.models import classifier, encoder, lineage, pretrained
 from ssl_retina.models.classifier import Classifier
 from ssl_retina.probe import finetune, fits, prepared, recipe, tuning
 from ssl_retina.probe.material import Settings
@@ -96,6 +96,9 @@ def test_no_word_of_a_patient_and_no_path_goes_out(learned: Path, site: Path) ->
     assert str(site) not in card
     for fact in ("not a medical device", shards.read_index(site / "shards").digest, "disease = 1", "AUROC: "):
         assert fact in card
+    assert f"{lineage.INHERITED}{lineage.NONE}: ask whoever" in card
+    inherited = f"By way of the weights that it started from: shard set, {lineage.SUM} `"
+    assert inherited + shards.read_index(site / "shards").digest in card
 
 
 PLAIN = """

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from ssl_retina import cli, config, launch, methods, shipped
 from ssl_retina.config import Run
 from ssl_retina.errors import CheckpointError, InputError
-from ssl_retina.models import weights
+from ssl_retina.models import lineage, weights
 from ssl_retina.release import export
 from ssl_retina.train import beginning, checkpoint, loop, setup
 from ssl_retina.train.engine import process_group
@@ -116,7 +116,12 @@ def test_an_export_of_layer_scales_and_registers_is_plain_timm_and_tells_its_sta
     assert initial is not None
     setup.build_method(again, initial)
     assert initial.receipt is not None
-    assert initial.receipt.licence.startswith("unknown, ask whoever made them"), "handed on"
+    handed_on = "none granted by its card; started from: unknown, ask whoever made them"
+    assert initial.receipt.licence.startswith(handed_on)
+    digests = tuple(checkpoint.load_facts(run_folder(begun, 4))["data"]["digests"])
+    assert initial.receipt.digests == digests
+    assert not initial.receipt.all_data_known, "its own start is a file"
+    assert lineage.UNKNOWN in card.splitlines()
 
 
 def test_a_resume_reads_no_start_again_and_another_start_is_refused(

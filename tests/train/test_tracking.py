@@ -5,11 +5,16 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import tiny
+from pydantic import BaseModel
 
+from ssl_retina import methods
+from ssl_retina.config import Run
 from ssl_retina.train import tracking
 from ssl_retina.train.terminal import Terminal, sentence
 from ssl_retina.train.tracking import Lines
@@ -65,6 +70,39 @@ def test_no_path_of_this_machine_goes_to_a_dashboard(tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(content)
     assert content["data"]["batch_size"] == 8
     assert set(content) == set(run.dump()) - {"out"}
+
+
+def _named_paths(section: type[BaseModel], before: str = "") -> Iterator[str]:
+    """Fields of a config's sections that hold a path, by their dotted names."""
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _named_paths(inner, f"{before}{name}.")
+        elif Path in _types(inner):
+            yield before + name
+
+
+def _types(annotation: object) -> set[object]:
+    return {annotation}.union(*map(_types, get_args(annotation)))
+
+
+def test_every_path_of_the_config_is_private() -> None:
+    found = set(_named_paths(Run))
+    for method in tiny.METHODS:
+        found |= set(_named_paths(methods.config_type(method), "method."))
+    assert {"out", "data.shards", "model.init_reference", "tracking.labels"} <= found
+    assert found | {"model.init"} <= set(tracking.PRIVATE)
+
+
+def test_weights_to_start_from_are_named_by_their_sum_alone(tmp_path: Path) -> None:
+    started = {"model__init": "/canary/a.pth", "model__init_reference": "/canary/b.safetensors"}
+    run = tiny.run(tmp_path / "shards", tmp_path, **started)
+    assert "canary" not in json.dumps(tracking.public(run))
+    told = {"source": "the file canary.pth", "layout": "MAE", "hashed": "file", "sha256": "0" * 64}
+    (tmp_path / "receipt.json").write_text(json.dumps(told))
+    content = tracking.public(run)
+    assert content["init"] == {"layout": "MAE", "hashed": "file", "sha256": "0" * 64}
+    assert "canary" not in json.dumps(content)
 
 
 def test_wandb_is_not_loaded_unless_asked(tmp_path: Path) -> None:
