@@ -148,7 +148,7 @@ def test_drop_path_rates_are_timms_and_the_mean_stays() -> None:
     recorders = _record(made)
     assert len(recorders) == 6, "the first block drops nothing"
     position = torch.arange(4096)
-    made.vit.patch_embed = nn.Linear(32, 192)  # one token an image, whose last side is that of its photographs
+    made.vit.patch_embed = nn.Linear(32, 192)  # one token an image
     made.vit._pos_embed = lambda images: images
     made(torch.zeros(4096, 1, 32), CLOCK, position)
     for recorder, rate in zip(recorders, (0.2, 0.2, 0.4, 0.4, 0.6, 0.6), strict=True):
