@@ -48,7 +48,7 @@ OWNERS = {
     "timm": {"models/"},
     "lightly": {"models/", "losses/", "methods/", "data/views.py", "bench/pipelines.py"},
     "torchvision": {"bench/pipelines.py"},
-    "huggingface_hub": {"release/hub/huggingface.py"},
+    "huggingface_hub": {"release/hub/huggingface.py", "models/origin.py"},
     "httpx2": {"release/hub/"},
     "fsspec": {"data/remote/"},
     "aiohttp": {"data/remote/"},
