@@ -1,6 +1,7 @@
 """What `check` foretells: kept bytes and memory by hand, figures from their parts."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,3 +166,19 @@ def test_check_needs_no_shards_to_foretell(tmp_path: Path) -> None:
     assert told["this_machine"]["foretold_over_measured"] > 0
     refused = CliRunner().invoke(app, ["check", str(path), "--device", "h200", "--devices", "3"])
     assert isinstance(refused.exception, InputError)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--devices", "2"], "--devices is about a forecast.*--device NAME"),
+        (["--price", "2.5"], "--price is about a forecast.*--device NAME"),
+        (["--device", "h200", "--processes", "2"], "--processes 2 counts ranks here.*--devices 2"),
+    ],
+)
+def test_words_that_would_be_overlooked_are_refused(words: list[str], why: str, tmp_path: Path) -> None:
+    path = tmp_path / "any.yaml"
+    path.write_text("method: {name: mae}\n")
+    refused = CliRunner().invoke(app, ["check", str(path), *words])
+    assert isinstance(refused.exception, InputError)
+    assert re.search(why, str(refused.exception))

@@ -30,6 +30,7 @@ Price = Annotated[
     float | None, typer.Option(min=0, help="With --device: what one costs an hour, in any currency.")
 ]
 
+NUMBER = 8
 STAND_INS = ("out=OUT", "data.shards=SHARDS")
 
 
@@ -46,7 +47,7 @@ def check(
     views: Views = None,
     every_recipe: EveryRecipe = False,
     device: DeviceName = None,
-    devices: Devices = 8,
+    devices: Devices = NUMBER,
     price: Price = None,
     as_json: AsJson = False,
 ) -> None:
@@ -62,6 +63,7 @@ def check(
         _check_picture(views)
     elif every_recipe:
         raise InputError("--every-recipe draws a picture: say where, with --views FILE.png")
+    _check_forecast(device, {"--devices": devices != NUMBER, "--price": price is not None}, processes)
     choose_accelerator()
     asked = _with_stand_ins(config, overrides or [], shards=device is not None and views is None)
     if device is None:
@@ -81,6 +83,17 @@ def check(
         print(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip())
     if views is not None:
         console.note(f"{views} shows the views; look whether lesions can still be seen in them")
+
+
+def _check_forecast(device: str | None, given: dict[str, bool], processes: int | None) -> None:
+    """Refuse words that would be overlooked: of a forecast without its device, of ranks here beside one."""
+    alone = [word for word, said in given.items() if said]
+    if device is None and alone:
+        raise InputError(f"{alone[0]} is about a forecast: say for which GPUs, with --device NAME")
+    if device is not None and processes is not None:
+        raise InputError(
+            f"--processes {processes} counts ranks here; with --device {device} give --devices {processes}"
+        )
 
 
 def _with_stand_ins(path: Path, overrides: list[str], *, shards: bool) -> list[str]:

@@ -36,8 +36,9 @@ def compile_all(method: nn.Module, *, steady: bool, backend: str = "inductor") -
     Block by block, since all of one shape share one compilation; names and values of parameters stay. What
     cannot be compiled fails in the first pass. Where shapes are not `steady`, any number of tokens is served.
     """
-    # torch's own 8 could be too few, and the rest would run as it was without a word
+    # torch's own 8 could be too few, and the rest would run as it was without a word: it fails instead
     torch._dynamo.config.recompile_limit = VARIANTS
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     found = of(method)
     for block in found:
         block.compile(backend=backend, dynamic=False if steady else None)

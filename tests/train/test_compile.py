@@ -23,13 +23,15 @@ from ssl_retina.train import setup
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 
 
-def gradients(method: nn.Module, run: Any) -> dict[str, Tensor]:
-    """Of a step with drop path, after a pass without: one that is held out."""
+def gradients(method: nn.Module, run: Any, steps: tuple[int, ...] = (1,)) -> dict[str, Tensor]:
+    """Of steps with drop path, after a pass without: one that is held out."""
     batch = bench.drawn(setup.build_method(run)[1], 3)
     with torch.no_grad():
         method.eval()(batch, Clock(0, 10, run.seed))
-    output = method.train()(batch, Clock(1, 10, run.seed))
-    output.loss.backward()
+    method.train()
+    for step in steps:
+        output = method(batch, Clock(step, 10, run.seed))
+        output.loss.backward()
     found = {name: one.grad for name, one in method.named_parameters() if one.grad is not None}
     return {"loss": output.loss.detach(), **found}
 
@@ -54,6 +56,34 @@ def test_a_compiled_step_is_the_step(name: str, recompute: bool, tmp_path: Path)
     counted = torch._dynamo.utils.counters
     assert counted["stats"]["unique_graphs"] >= 2
     assert not counted["graph_break"], "a block falls apart"
+
+
+@pytest.mark.parametrize("name", ["ijepa", "dino"])
+def test_other_numbers_of_tokens_are_the_step_too(name: str, tmp_path: Path) -> None:
+    """I-JEPA's sizes change from step to step, DINO has crops of two sizes in each."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    run = tiny.run(tmp_path, tmp_path, method=dict(tiny.METHODS[name]), model__depth=1)
+    plain, compiled = setup.build_method(run)[0], setup.build_method(run)[0]
+    blocks.compile_all(compiled, steady=name != "ijepa", backend="eager")
+    steps = (1, 2) if name == "ijepa" else (1,)
+    right, found = gradients(plain, run, steps), gradients(compiled, run, steps)
+    assert found.keys() == right.keys()
+    for key, value in right.items():
+        torch.testing.assert_close(found[key], value, msg=key)
+    assert not torch._dynamo.utils.counters["graph_break"], "a block falls apart"
+
+
+def test_too_many_shapes_fail_and_never_run_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)  # put back afterwards
+    monkeypatch.setattr(blocks, "VARIANTS", 2)
+    block = Block(8, 2)
+    blocks.compile_all(block, steady=True, backend="eager")
+    for tokens in (3, 4):
+        block(torch.ones((1, tokens, 8)))
+    with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+        block(torch.ones((1, 5, 8)))
 
 
 def test_without_the_switch_nothing_is_compiled(tmp_path: Path) -> None:
