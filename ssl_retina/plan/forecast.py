@@ -107,8 +107,8 @@ def tell(run: Run, work: Work, device: Device, *, world: int, price: float | Non
 def here(run: Run) -> dict[str, Any]:
     """How far off the same arithmetic is on this machine: a step of the config's first blocks, timed.
 
-    Its matrices' and its memory's rates are measured first; two blocks and eight images, so that a laptop
-    answers within seconds.
+    Its matrices' and its memory's rates are measured first; two blocks and eight images, in fp32 on a
+    processor (few have bf16 matrices), so that a laptop answers within seconds.
     """
     small = _shortened(run)
     work = counting.count(small)
@@ -122,6 +122,7 @@ def here(run: Run) -> dict[str, Any]:
         "device": own.name,
         "blocks": small.model.depth,
         "images": MEASURED_IMAGES,
+        "precision": small.train.precision,
         "foretold_images_per_second": foretold,
         "measured_images_per_second": measured,
         "foretold_over_measured": foretold / measured,
@@ -130,7 +131,8 @@ def here(run: Run) -> dict[str, Any]:
 
 def _shortened(run: Run) -> Run:
     fewer = {"depth": min(run.model.depth or MEASURED_BLOCKS, MEASURED_BLOCKS)}
-    alone = {"accumulate": 1, "compile": False, "zero_stage": 1}
+    precision = "fp32" if dist.device().type == "cpu" else run.train.precision
+    alone = {"accumulate": 1, "compile": False, "zero_stage": 1, "precision": precision}
     return run.model_copy(
         update={
             "model": run.model.model_copy(update=fewer),
