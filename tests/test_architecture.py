@@ -48,8 +48,8 @@ OWNERS = {
     "timm": {"models/"},
     "lightly": {"models/", "losses/", "methods/", "data/views.py", "bench/pipelines.py"},
     "torchvision": {"bench/pipelines.py"},
-    "huggingface_hub": {"release/hub/huggingface.py"},
-    "httpx2": {"release/hub/"},
+    "huggingface_hub": {"release/hub/huggingface.py", "models/origin.py"},
+    "httpx2": {"release/hub/", "models/origin.py"},
     "fsspec": {"data/remote/"},
     "aiohttp": {"data/remote/"},
 }
