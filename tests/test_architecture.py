@@ -49,7 +49,7 @@ OWNERS = {
     "lightly": {"models/", "losses/", "methods/", "data/views.py", "bench/pipelines.py"},
     "torchvision": {"bench/pipelines.py"},
     "huggingface_hub": {"release/hub/huggingface.py", "models/origin.py"},
-    "httpx2": {"release/hub/"},
+    "httpx2": {"release/hub/", "models/origin.py"},
     "fsspec": {"data/remote/"},
     "aiohttp": {"data/remote/"},
 }

@@ -10,12 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor
 
 from ssl_retina.errors import CheckpointError
 
 PATCH, PLACES, CLASS, REGISTERS = "patch_embed.proj.weight", "pos_embed", "cls_token", "reg_token"
+
+Scaling = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each colour, by which images are normalised."""
+IMAGENET: Scaling = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
 @dataclass
@@ -41,6 +46,27 @@ def fit(given: dict[str, Tensor], vit: Any, where: str) -> Fitted:
     if PLACES in fitted.tensors and fitted.tensors[PLACES].ndim == 3:
         _places(fitted, vit, where)
     return fitted
+
+
+@torch.no_grad()
+def fold(vit: Any, scaling: Scaling) -> list[str]:
+    """Make a ViT that was trained on (x - mean) / std give the same of images scaled by ImageNet's.
+
+    Exact, since the patch embedding is linear and pads nothing. What was done, in a sentence.
+    """
+    mean, std, own_mean, own_std = (torch.tensor(one, dtype=torch.float64) for one in (*scaling, *IMAGENET))
+    if torch.allclose(mean, own_mean, atol=1e-4) and torch.allclose(std, own_std, atol=1e-4):
+        return []
+    told = ", ".join(f"{name} {tuple(values)}" for name, values in zip(("mean", "std"), scaling, strict=True))
+    said = f"its images were normalised by {told}, those here are by ImageNet's"
+    proj = vit.patch_embed.proj
+    if proj.bias is None:
+        return [f"{said}: its patch embedding has no bias that could make up for it, so features differ"]
+    weight = proj.weight.double()
+    shift = torch.einsum("oihw,i->o", weight, (own_mean - mean) / std)
+    proj.weight.copy_(weight * (own_std / std).view(1, 3, 1, 1))
+    proj.bias.copy_(proj.bias.double() + shift)
+    return [f"{said}: the difference was folded into the patch embedding"]
 
 
 def _patches(fitted: Fitted, wanted: tuple[int, ...]) -> None:

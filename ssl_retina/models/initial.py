@@ -63,6 +63,8 @@ def _fill(made: Encoder, given: Origin, reference: Path | None) -> Receipt:
     missing = [name for name in wanted if name not in fitted.tensors]
     vit.load_state_dict(fitted.tensors, strict=False)
     used = origin.parameters(fitted.tensors)
+    compared = None if reference is None else _compared(made, reference)
+    scaled = [] if given.scaling is None else fitting.fold(vit, given.scaling)
     return Receipt(
         source=given.source,
         sha256=given.sha256,
@@ -74,12 +76,12 @@ def _fill(made: Encoder, given: Origin, reference: Path | None) -> Receipt:
         unexpected=given.found.others,
         share_of_backbone=used / origin.parameters(wanted),
         share_of_file=_used(given),
-        steps=(*given.found.steps, *fitted.steps, *_unsaid(given, vit)),
+        steps=(*given.found.steps, *fitted.steps, *_unsaid(given, vit), *scaled),
         licence=receipt.licence(given.found.layout, given.licence),
         digests=given.lineage.digests,
         partly=given.lineage.partly,
         all_data_known=given.lineage.complete,
-        reference=None if reference is None else _compared(made, reference),
+        reference=compared,
     )
 
 
@@ -88,9 +90,13 @@ def _used(given: Origin) -> float:
 
 
 def _unsaid(given: Origin, vit: Any) -> list[str]:
-    if "heads" in given.character:
-        return []
-    return [f"the file does not say its number of attention heads; {origin.character(vit)['heads']} are used"]
+    said = []
+    if "heads" not in given.character:
+        heads = origin.character(vit)["heads"]
+        said.append(f"the file does not say its number of attention heads; {heads} are used")
+    if given.scaling is None:
+        said.append("the file does not say how its images were normalised; ImageNet's mean and std are used")
+    return said
 
 
 def _refuse_other_function(given: Origin, vit: Any) -> None:

@@ -24,10 +24,12 @@ from ssl_retina.architecture import FILES, HUB, LIMIT, LOCAL
 from ssl_retina.config_text import did_you_mean
 from ssl_retina.errors import CheckpointError, InputError
 from ssl_retina.models import layouts, lineage, pretrained, weights
+from ssl_retina.models.fitting import Scaling
 from ssl_retina.models.layouts import Found
 from ssl_retina.models.lineage import Lineage
 
 CACHED = "without network all of it must lie in huggingface_hub's cache (HF_HOME) already"
+LEAST_STD = 1e-3
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 """Names of weights that timm and transformers write; the first that is there is read."""
 
@@ -38,6 +40,7 @@ class Origin:
 
     source: what they are, without a path. character: what tensors do not say of the function that they
     belong to (heads, norms, activations), as far as the source tells it. lineage: known of exports alone.
+    scaling: how images were normalised, where the source tells it.
     """
 
     source: str
@@ -47,6 +50,7 @@ class Origin:
     licence: str | None
     character: Mapping[str, Any]
     lineage: Lineage = Lineage()
+    scaling: Scaling | None = None
 
 
 def read(start: str) -> Origin:
@@ -76,7 +80,8 @@ def character(vit: Any) -> dict[str, Any]:
 
 
 def _from_export(folder: Path) -> Origin:
-    module: Any = pretrained.load_timm(str(folder)).module
+    loaded, data = pretrained.load_timm(str(folder))
+    module: Any = loaded
     card = (folder / pretrained.CARD_NAME).read_text(encoding="utf-8", errors="replace")
     name = module.pretrained_cfg.get("architecture", type(module).__name__)
     return Origin(
@@ -87,6 +92,7 @@ def _from_export(folder: Path) -> Origin:
         licence=lineage.licence_of_card(card),
         character=character(module),
         lineage=lineage.of_card(card),
+        scaling=(data.mean, data.std),
     )
 
 
@@ -98,7 +104,8 @@ def _from_timm(name: str) -> Origin:
         raise InputError(f"model.init: timm has no weights of the name {name}; it has {_known(name)}")
     _require_plain(name, name)
     with torch.random.fork_rng(devices=[]):
-        module: Any = pretrained.load_timm(name).module
+        loaded, data = pretrained.load_timm(name)
+    module: Any = loaded
     return Origin(
         source=f"timm's {name}",
         sha256=weights.digest(module),
@@ -106,6 +113,7 @@ def _from_timm(name: str) -> Origin:
         found=_of_module(module),
         licence=module.pretrained_cfg.get("license"),
         character=character(module),
+        scaling=(data.mean, data.std),
     )
 
 
@@ -153,6 +161,7 @@ def _of_file(path: Path, source: str, described: Mapping[str, Any]) -> Origin:
         found=layouts.recognise(weights.read_content(path), source),
         licence=licence if isinstance(licence, str) else None,
         character=_described(described, source),
+        scaling=_scaling(described, source),
     )
 
 
@@ -216,6 +225,25 @@ def _described(content: Mapping[str, Any], source: str) -> dict[str, Any]:
     told = character(_require_plain(name, source))
     given = arguments.get("num_heads") if isinstance(arguments, dict) else None
     return {**told, "heads": given if isinstance(given, int) else told["heads"]}
+
+
+def _scaling(content: Mapping[str, Any], source: str) -> Scaling | None:
+    """Mean and std of timm's config.json; CheckpointError where they are none."""
+    inner = content.get("pretrained_cfg")
+    stated = inner if isinstance(inner, dict) else content
+    mean, std = (_colours(stated.get(name)) for name in ("mean", "std"))
+    if stated.get("mean") is None and stated.get("std") is None:
+        return None
+    if mean is None or std is None or min(std) < LEAST_STD:
+        raise CheckpointError(f"{source}: mean and std of its config.json are not three numbers each")
+    return mean, std
+
+
+def _colours(value: Any) -> tuple[float, ...] | None:
+    if not isinstance(value, list) or len(value) != 3:
+        return None
+    right = all(isinstance(one, int | float) and abs(one) <= 1 for one in value)
+    return tuple(float(one) for one in value) if right else None
 
 
 def parameters(tensors: Mapping[str, Tensor]) -> int:

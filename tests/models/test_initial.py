@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from test_weights import _Evil
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 
 from ssl_retina import architecture, config
+from ssl_retina.data import views
 from ssl_retina.errors import CheckpointError, InputError
 from ssl_retina.models import receipt, weights
 from ssl_retina.models.encoder import Encoder
@@ -343,6 +345,32 @@ def test_local_dir_reads_timms_folders_and_what_their_config_says(tmp_path: Path
         _begun(f"local-dir:{quick}")
 
 
+def test_another_normalisation_of_images_is_folded_in_exactly(tmp_path: Path) -> None:
+    """The features are those of the model with images of its own scaling; a reference is in its scaling."""
+    stated = {"mean": [0.5, 0.4, 0.3], "std": [0.5, 0.25, 0.125]}
+    folder = _hub_like(tmp_path / "a", foreign.PLAIN, pretrained_cfg=stated)
+    photographs = torch.rand(2, 3, foreign.SIZE, foreign.SIZE, generator=torch.Generator().manual_seed(1))
+
+    def scaled(mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+        return (photographs - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+    theirs = foreign.vit()
+    with torch.no_grad():
+        wanted = theirs.forward_features(scaled(stated["mean"], stated["std"]))
+        reference = _reference(tmp_path / "r.safetensors", theirs.forward_features(_images())[:, 0])
+    made, told = _begun(f"local-dir:{folder}", init_reference=reference)
+    with torch.no_grad():
+        found = made.vit.forward_features(scaled(views.IMAGENET_MEAN, views.IMAGENET_STD))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    said = "\n".join(receipt.sentences(told.as_json()))
+    assert "normalised by mean (0.5, 0.4, 0.3), std (0.5, 0.25, 0.125)" in said
+    assert told.reference is not None
+    for wrong in ([0.5, 0.4], [0.5, 0.4, 0.0], "a", None):
+        other = _hub_like(tmp_path / f"wrong {wrong}", foreign.PLAIN, pretrained_cfg={**stated, "std": wrong})
+        with pytest.raises(CheckpointError, match="mean and std of its config.json"):
+            _begun(f"local-dir:{other}")
+
+
 def _cached(cache: Path, repository: str, files: dict[str, bytes]) -> None:
     """What huggingface_hub leaves in its cache after a download."""
     folder = cache / f"models--{repository.replace('/', '--')}"
@@ -401,6 +429,8 @@ def test_a_timm_name_gives_timms_weights_and_licence(cache: Path, tmp_path: Path
     save_file(theirs.state_dict(), tmp_path / "w")
     _cached(cache, f"timm/{name}", {"model.safetensors": (tmp_path / "w").read_bytes()})
     made, told = _begun(name, image_size=224, patch_size=16, depth=None)
-    own = theirs.reset_classifier(0) or theirs
-    assert weights.digest(made.vit) == weights.digest(own)
+    own, found = theirs.state_dict(), made.vit.state_dict()
+    same = {name for name in found if torch.equal(found[name], own[name])}
+    assert found.keys() - same == {"patch_embed.proj.weight", "patch_embed.proj.bias"}
+    assert any("(0.5, 0.5, 0.5)" in step and "folded into the patch embedding" in step for step in told.steps)
     assert (told.source, told.hashed, told.licence) == (f"timm's {name}", "tensors", "apache-2.0")
