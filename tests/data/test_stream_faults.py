@@ -82,7 +82,7 @@ class Place:
 
 @pytest.fixture(params=["folder", "address"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    patience = Patience(stall_seconds=0.5, attempts=2, pause_seconds=0.01, longest_pause=0.01)
+    patience = Patience(stall_seconds=1.5, attempts=2, pause_seconds=0.01, longest_pause=0.01)
     monkeypatch.setattr(sets, "PATIENCE", patience)
     folder = tmp_path / "set"
     factory.make_shards(folder, samples=SAMPLES, shards=2, size=48)

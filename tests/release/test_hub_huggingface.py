@@ -24,7 +24,7 @@ from ssl_retina.release.hub.web import Patience
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the library's own upload
 HERE = Path(__file__).parent
-QUICK = Patience(stall_seconds=0.5, attempts=3, pause_seconds=0.01)
+QUICK = Patience(stall_seconds=1.5, attempts=3, pause_seconds=0.01)
 PLACE = huggingface.Place("site/retina")
 
 

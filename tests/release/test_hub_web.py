@@ -28,7 +28,7 @@ from ssl_retina.release.hub.web import Patience
 
 HERE = Path(__file__).parent
 WEIGHTS = "/a/model.safetensors"
-QUICK = Patience(stall_seconds=0.5, attempts=3, pause_seconds=0.01)
+QUICK = Patience(stall_seconds=1.5, attempts=3, pause_seconds=0.01)
 
 
 @pytest.fixture(autouse=True)
