@@ -8,7 +8,7 @@ from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from ssl_retina import losses
 from ssl_retina.config import CropScale, Natural, Positive, Section, Share
@@ -90,7 +90,7 @@ class Method(nn.Module):
     def forward(self, batch: Batch, clock: Clock) -> Output:
         """Algorithm 1 with multi-crop: the teacher sees the large views, the student all of them."""
         config, size = self.config, len(batch.position)
-        pooled = self._pooled(batch, clock)  # (views * batch, width)
+        pooled, _ = cropping.encoded(self.encoder, batch, clock)  # (views * batch, width)
         logits = self.head(pooled)
         student = logits.view(-1 if size else 2, size, config.prototypes)  # (views, batch, prototypes)
         taught = self.teacher(batch.global_views.flatten(0, 1), clock, batch.position)
@@ -101,17 +101,6 @@ class Method(nn.Module):
         logs = {name: torch.full((), value, device=pooled.device) for name, value in told.items()}
         logs |= {**found.logs(), **self.centring.logs()}
         return Output(found.loss, logs, pooled[:size].detach().float())
-
-    def _pooled(self, batch: Batch, clock: Clock) -> Tensor:
-        """One pass over the large views and one over the small ones, behind each other."""
-        large, small = batch.global_views, batch.local_views
-        passes = [(large, range(len(large)))]
-        if small is not None:
-            passes.append((small, range(len(large), len(large) + len(small))))
-        tokens = [
-            self.encoder(images.flatten(0, 1), clock, batch.position, view=view) for images, view in passes
-        ]
-        return torch.cat([self.encoder.pool(one) for one in tokens])
 
     def momentum(self, clock: Clock) -> float:
         """What the teacher keeps of itself after the clock's step."""

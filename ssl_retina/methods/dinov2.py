@@ -15,7 +15,6 @@ from ssl_retina.config import CropScale, MaskRatio, Natural, Positive, Section, 
 from ssl_retina.contract import Batch, Clock, Hidden, MakeEncoder, Output, Pool, ViewSpec, Weights
 from ssl_retina.models import cropping, masking, teacher
 from ssl_retina.models.heads import DINOHead
-from ssl_retina.models.masking import BlockMask
 from ssl_retina.models.targets import Centring, Sinkhorn
 from ssl_retina.models.teacher import Teacher
 
@@ -111,9 +110,11 @@ class Method(nn.Module):
         config, size = self.config, len(batch.position)
         draws = clock.uniform("block_mask", batch.position, masking.BLOCK_DRAWS)
         mask = masking.block_mask(draws, self.encoder.grid, config.mask_ratio)
-        pooled, hidden = self._student(batch, clock, mask)  # (views * batch, width), (batch, most, width)
+        pooled, patches = cropping.encoded(
+            self.encoder, batch, clock, hidden=Hidden(mask.where, self.mask_token)
+        )  # (views * batch, width), (2 * batch, patches, width)
         spread = losses.koleo(pooled[:size]) + losses.koleo(pooled[size : 2 * size])
-        student, patches = self._logits(self.heads, pooled, hidden)
+        student, patches = self._logits(self.heads, pooled, mask.take(patches))
         sharp = self.temperature(clock)
         with torch.no_grad():
             tokens = self.teacher.tokens(batch.global_views.flatten(0, 1), clock, batch.position)
@@ -131,21 +132,6 @@ class Method(nn.Module):
         logs["koleo"] = spread.detach()
         loss = found.loss + masked + config.koleo * spread
         return Output(loss, logs, pooled[:size].detach().float())
-
-    def _student(self, batch: Batch, clock: Clock, mask: BlockMask) -> tuple[Tensor, Tensor]:
-        """Pooled views, the large ones first, and the tokens of the hidden patches; a pass for each size."""
-        large, small = batch.global_views, batch.local_views
-        hidden = Hidden(mask.where, self.mask_token)
-        tokens = self.encoder(
-            large.flatten(0, 1), clock, batch.position, view=range(len(large)), hidden=hidden
-        )
-        pooled = [self.encoder.pool(tokens)]
-        if small is not None:
-            views = range(len(large), len(large) + len(small))
-            pooled.append(
-                self.encoder.pool(self.encoder(small.flatten(0, 1), clock, batch.position, view=views))
-            )
-        return torch.cat(pooled), mask.take(tokens[:, self.encoder.prefix_tokens :])
 
     @staticmethod
     def _logits(heads: nn.Module, pooled: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,12 @@
-"""Small crops beside large ones: which side they have, and whether an encoder can take them.
+"""Small crops beside large ones: which side they have, whether an encoder can take them, and encoding both.
 
-In: the large crops' side, or the encoder. Out: pixels, or an error.
+In: the large crops' side, or the encoder and a batch. Out: pixels, or an error; tokens.
 """
 
-from ssl_retina.contract import Encoder
+import torch
+from torch import Tensor
+
+from ssl_retina.contract import Batch, Clock, Encoder, Hidden
 from ssl_retina.errors import ConfigError
 
 STEP = 16
@@ -21,3 +24,20 @@ def check(encoder: Encoder, size: int | None) -> None:
         near = max(round(side / encoder.patch_size), 1) * encoder.patch_size
         problem = f"{side} px are not whole patches of {encoder.patch_size} px; give {near}"
         raise ConfigError("config", [f"method.local_size: {problem}"])
+
+
+def encoded(
+    encoder: Encoder, batch: Batch, clock: Clock, *, hidden: Hidden | None = None
+) -> tuple[Tensor, Tensor]:
+    """Pooled views (views * batch, width), the large ones first, and the large ones' patches.
+
+    The patches are (large views * batch, patches, width). One pass for each size; `hidden` are patches of the
+    large views.
+    """
+    large, small = batch.global_views, batch.local_views
+    tokens = encoder(large.flatten(0, 1), clock, batch.position, view=range(len(large)), hidden=hidden)
+    pooled = [encoder.pool(tokens)]
+    if small is not None:
+        views = range(len(large), len(large) + len(small))
+        pooled.append(encoder.pool(encoder(small.flatten(0, 1), clock, batch.position, view=views)))
+    return torch.cat(pooled), tokens[:, encoder.prefix_tokens :]
