@@ -25,6 +25,7 @@ from ssl_retina.positions import COLUMNS as COLUMNS
 from ssl_retina.positions import POSITION as POSITION
 
 Facts = Mapping[str, Any]
+Row = Mapping[str, Any]
 
 FORMAT = 2
 INDEX_NAME = "index.json"
@@ -204,7 +205,7 @@ def read_positions(index: Index) -> NDArray[np.void]:
         ) from None
     if table.dtype != positions.POSITIONS[index.facts["format"]] or table.shape != (index.samples,):
         raise ShardError(f"{path} does not fit {INDEX_NAME}: {table.size} rows, {index.samples} samples")
-    return table
+    return np.asarray(table)  # the same memory; a row of numpy.memmap itself is made at a third of the speed
 
 
 class Reader:
@@ -214,6 +215,8 @@ class Reader:
         self.index = index
         self.positions = read_positions(index)
         self._files: dict[int, int] = {}
+        self._names = self.positions.dtype.names or ()
+        self._last: tuple[int | None, Row] = (None, {})
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -222,21 +225,29 @@ class Reader:
         """Read the sample in row `number` of the table."""
         return Sample(self.key(number), self.suffix(number), self.image(number), self.facts(number))
 
+    def row(self, number: int) -> Row:
+        """Row `number` of the table as Python's own values: numpy's are looked up at a tenth of the speed."""
+        last, row = self._last
+        if number != last:
+            row = dict(zip(self._names, self.positions[number].item(), strict=True))
+            self._last = number, row
+        return row
+
     def suffix(self, number: int) -> str:
         """How the image of row `number` is encoded: one of IMAGE_SUFFIXES."""
-        code = int(self.positions[number]["suffix"])
+        code = self.row(number)["suffix"]
         if code >= len(IMAGE_SUFFIXES):
             raise ShardError(f"{POSITIONS_NAME} gives sample {self.key(number)} an unknown suffix")
         return IMAGE_SUFFIXES[code]
 
     def facts(self, number: int) -> Mapping[str, Any]:
         """The JSON of row `number`, without its image; empty where a foreign set has none."""
-        row = self.positions[number]
+        row = self.row(number)
         return parse_facts(self._read(row, "json", JSON_LIMIT), self._name(row), self._key(row))
 
     def image(self, number: int) -> bytes:
         """The encoded image of row `number`, without its JSON; its CRC-32 is checked."""
-        row = self.positions[number]
+        row = self.row(number)
         content = self._read(row, "image", IMAGE_LIMIT)
         if zlib.crc32(content) != row["image_crc"]:
             raise ShardError(f"{self._name(row)}: the image of sample {self._key(row)} is damaged (CRC-32)")
@@ -244,11 +255,11 @@ class Reader:
 
     def key(self, number: int) -> str:
         """The key of row `number`."""
-        return self._key(self.positions[number])
+        return self._key(self.row(number))
 
     def shard(self, number: int) -> str:
         """The file name of the shard that holds row `number`."""
-        return self._name(self.positions[number])
+        return self._name(self.row(number))
 
     def close(self) -> None:
         """Close the opened shards."""
@@ -256,17 +267,17 @@ class Reader:
             os.close(descriptor)
         self._files.clear()
 
-    def _key(self, row: np.void) -> str:
-        return bytes(row["key"]).decode("ascii")
+    def _key(self, row: Row) -> str:
+        return str(row["key"], "ascii")
 
-    def _name(self, row: np.void) -> str:
-        number = int(row["shard"])
+    def _name(self, row: Row) -> str:
+        number = row["shard"]
         if number >= len(self.index.shards):
             raise ShardError(f"{POSITIONS_NAME} names shard {number} of {len(self.index.shards)}")
         return self.index.shards[number].url
 
-    def _read(self, row: np.void, part: str, limit: int) -> bytes:
-        size, offset = int(row[f"{part}_size"]), int(row[f"{part}_offset"])
+    def _read(self, row: Row, part: str, limit: int) -> bytes:
+        size, offset = row[f"{part}_size"], row[f"{part}_offset"]
         if size > limit:
             raise ShardError(f"{self._name(row)}: {part} of {self._key(row)} has {size} bytes, limit {limit}")
         try:
@@ -277,8 +288,8 @@ class Reader:
             raise ShardError(f"{self._name(row)}: the shard ends inside sample {self._key(row)}")
         return content
 
-    def _file(self, row: np.void) -> int:
-        number = int(row["shard"])
+    def _file(self, row: Row) -> int:
+        number = row["shard"]
         if number not in self._files:
             if len(self._files) >= OPEN_LIMIT:
                 os.close(self._files.pop(next(iter(self._files))))

@@ -44,8 +44,9 @@ class _Timed:
 
 def ours(stream: Stream, positions: Positions) -> Seconds:
     """Seconds an image of what a loader process does, part by part."""
+    room = torch.zeros(stream.pixel_bytes(len(positions)), dtype=torch.uint8)  # used before, as a loader's is
     begun = time.process_time()
-    stream.load(positions)
+    stream.load(positions, room)
     whole = time.process_time() - begun
     global_views, local_views = views.plan(stream.spec, stream.seed, torch.from_numpy(positions))
     planned = (*global_views, *local_views)

@@ -16,11 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from ssl_retina import shards
 from ssl_retina.contract import ORIGIN, Batch, ViewSpec
-from ssl_retina.data import origin, recipes, views
+from ssl_retina.data import memory, origin, recipes, views
 from ssl_retina.data.geometry import View
 from ssl_retina.data.images import Encoded, Undecodable, opened
 from ssl_retina.data.order import Order
@@ -31,6 +30,8 @@ REPLACEMENTS_IN_A_ROW = 100
 NUMBERS = (int, float)  # a tuple: `int | float` would be made anew, and looked into slowly, for every number
 LEAST_RADIUS, FARTHEST = 0.5, 1e6
 """Pixels: what a field of view can be."""
+PIXELS = ("global_views", "local_views")
+"""What of a batch is large."""
 SCAN = "oct"
 """The modality, in the index's words, whose up and down is never turned over and that has no colour."""
 
@@ -54,6 +55,23 @@ class Loaded:
             name: value.pin_memory() for name, value in parts if isinstance(value, torch.Tensor)
         }
         return replace(self, batch=replace(self.batch, **pinned))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """To another process all but pixels go by value: a shared tensor costs both of them a connection."""
+        batch: dict[str, Any] = {} if self.batch is None else vars(self.batch)
+        small = {
+            name: value.numpy()
+            for name, value in batch.items()
+            if isinstance(value, Tensor) and name not in PIXELS
+        }
+        return {**vars(self), "batch": {**batch, **small}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        parts: dict[str, Any] = {
+            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            for name, value in state["batch"].items()
+        }
+        vars(self).update(state, batch=Batch(**parts) if parts else None)
 
 
 @dataclass(frozen=True)
@@ -88,10 +106,10 @@ class Sets:
         """Read one sample. Raises ShardError for damaged sets, Undecodable for a bad image."""
         reader, local = self._place(row)
         encoded = opened(reader.image(local), reader.suffix(local))
-        row_of = reader.positions[local]
-        facts, group = reader.facts(local), int(row_of["group"])
+        row_of = reader.row(local)
+        facts, group = reader.facts(local), row_of["group"]
         field = _four_numbers(facts.get("field_of_view"))
-        modality, eye = (reader.index.columns[word][int(row_of[word])] for word in ("modality", "eye"))
+        modality, eye = (reader.index.columns[word][row_of[word]] for word in ("modality", "eye"))
         kin = origin.read(facts, group=group, eye=eye, scan=modality == SCAN)
         return Photograph(reader.key(local), group, encoded, field, modality, kin)
 
@@ -143,18 +161,28 @@ class Stream:
         """What order and views are drawn from."""
         return self.order.seed
 
+    def pixel_bytes(self, samples: int) -> int:
+        """How much memory the views of so many samples fill."""
+        return sum(map(math.prod, self._shapes(samples)))
+
     def __getitem__(self, positions: Positions) -> Loaded:
         """The batch of these positions; what the user can mend becomes its message, to cross processes."""
+        return self.fill(positions, None)
+
+    def fill(self, positions: Positions, room: Tensor | None) -> Loaded:
+        """As an item, its pixels in `room`, (bytes,) of `pixel_bytes` at least, if one is given."""
         try:
-            return self.load(positions)
+            return self.load(positions, room)
         except (ShardError, InputError) as error:
             return Loaded(None, trouble=str(error))
 
-    def load(self, positions: Positions) -> Loaded:
+    def load(self, positions: Positions, room: Tensor | None = None) -> Loaded:
         """Read, decode and crop (batch,) positions."""
         places = torch.from_numpy(positions)
         global_views, local_views = views.plan(self.spec, self.seed, places)
-        drawn = _Drawn(global_views, local_views, len(positions))
+        if room is None:
+            room = torch.empty(self.pixel_bytes(len(positions)), dtype=torch.uint8)
+        drawn = _Drawn((*global_views, *local_views), memory.laid_out(room, self._shapes(len(positions))))
         keys, groups, origins, scans, replaced = [], [], [], [], []
         for number, row in enumerate(self._rows(positions).tolist()):
             photograph, skipped = self._photograph(row, int(positions[number]), partial(drawn.draw, number))
@@ -176,6 +204,12 @@ class Stream:
             origin=torch.tensor(origins, dtype=torch.int64).view(len(keys), len(ORIGIN)),
         )
         return Loaded(batch, tuple(replaced))
+
+    def _shapes(self, samples: int) -> list[memory.Shape]:
+        """(views, samples, size, size, 3) of the global and of the local views."""
+        spec = self.spec
+        kinds = ((spec.global_views, spec.global_size), (spec.local_views, spec.local_size))
+        return [(count, samples, size, size, 3) for count, size in kinds]
 
     def _rows(self, positions: Positions) -> Positions:
         return self.order.row_at(positions) if self.shuffled else self.order.row_of(positions)
@@ -201,10 +235,10 @@ class Stream:
 class _Drawn:
     """The pixels (views, batch, size, size, 3) and fields (views, batch, 4) while a batch is filled."""
 
-    def __init__(self, global_views: Sequence[View], local_views: Sequence[View], batch: int) -> None:
-        self.views = (*global_views, *local_views)
-        self.global_pixels, self.local_pixels = _room(global_views, batch), _room(local_views, batch)
-        self.fields = np.empty((len(self.views), batch, 4), dtype=np.float32)
+    def __init__(self, drawn: Sequence[View], pixels: Sequence[Tensor]) -> None:
+        self.views = drawn
+        self.global_pixels, self.local_pixels = pixels
+        self.fields = np.empty((len(drawn), pixels[0].shape[1], 4), dtype=np.float32)
         self._places = (*self.global_pixels.numpy(), *self.local_pixels.numpy())
 
     def draw(self, number: int, photograph: Photograph) -> None:
@@ -216,16 +250,6 @@ class _Drawn:
             field=photograph.field,
             scan=photograph.scan,
         )
-
-
-def _room(drawn: Sequence[View], batch: int) -> Tensor:
-    """Where the views go; in a loader process memory that the trainer takes over without a copy."""
-    size = drawn[0].size if drawn else 0
-    shape = (len(drawn), batch, size, size, 3)
-    if get_worker_info() is None or not drawn:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _planes(pixels: Tensor) -> Tensor:

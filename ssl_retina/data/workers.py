@@ -5,23 +5,30 @@ that says which process was lost.
 """
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ssl_retina.data import memory
+from ssl_retina.data.memory import Pool
 from ssl_retina.data.stream import Loaded, Positions, Stream
 from ssl_retina.errors import StateError
 
 PREFETCH = 2
+KEPT = 2
+"""Batches that a trainer holds: the one it works on, and the next or the last one."""
 OWN = "in DataLoader worker process"
 """What torch says of an error that a living worker raised; one of its pinning thread is not among them."""
 
@@ -37,10 +44,18 @@ def load(stream: Stream, asked: Iterable[Positions], *, workers: int, rank: int 
     if workers == 0:
         yield from map(stream.__getitem__, asked)
         return
-    batches, last = _started(stream, asked, workers), ""
+    first, asked = _first(asked)
+    if first is None:
+        return
+    samples = len(first)
+    pool = Pool(workers * PREFETCH + KEPT, stream.pixel_bytes(samples))
+    lent = ((some, pool.taken() if len(some) <= samples else None) for some in asked)
+    batches, last = _started(_Filling(stream, pool.pieces), lent, workers), ""
     try:
-        for loaded in batches:
+        for loaded, piece in batches:
             last = loaded.batch.keys[-1] if loaded.batch else last
+            if piece is not None:
+                loaded = _returning(loaded, piece, pool)  # noqa: PLW2901
             yield loaded
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
         # a dead worker also takes along what it had already put into shared memory
@@ -56,12 +71,49 @@ def load(stream: Stream, asked: Iterable[Positions], *, workers: int, rank: int 
         ) from None
 
 
-def _started(stream: Stream, asked: Iterable[Positions], workers: int) -> Iterator[Loaded]:
+Asked = tuple[Positions, int | None]
+"""Positions, and which piece of the pool their pixels go into."""
+
+
+class _Filling:
+    """A dataset whose items are batches in the memory that was asked for, new one where none was free."""
+
+    def __init__(self, stream: Stream, pieces: Sequence[Tensor]) -> None:
+        self.stream, self.pieces = stream, pieces
+
+    def __getitem__(self, asked: Asked) -> tuple[Loaded, int | None]:
+        positions, piece = asked
+        if piece is None:
+            room = memory.shared(self.stream.pixel_bytes(len(positions)))
+        else:
+            room = self.pieces[piece]
+        return self.stream.fill(positions, room), piece
+
+
+def _first(asked: Iterable[Positions]) -> tuple[Positions | None, Iterator[Positions]]:
+    asked = iter(asked)
+    first = next(asked, None)
+    return first, asked if first is None else itertools.chain([first], asked)
+
+
+def _returning(loaded: Loaded, piece: int, pool: Pool) -> Loaded:
+    """The batch in memory that goes back to the pool when its views are gone."""
+    batch = loaded.batch
+    if batch is None or torch.cuda.is_available():  # a pinned copy was made of it
+        pool.give_back(piece)
+        return loaded
+    local_views = [] if batch.local_views is None else [batch.local_views]
+    global_views, *local_views = pool.lent(piece, [batch.global_views, *local_views])
+    lent = replace(batch, global_views=global_views, local_views=local_views[0] if local_views else None)
+    return replace(loaded, batch=lent)
+
+
+def _started(filling: _Filling, asked: Iterable[Asked], workers: int) -> Iterator[tuple[Loaded, int | None]]:
     with warnings.catch_warnings():
         # how many workers are sensible was decided in the config; torch counts this machine's cores
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         loader: DataLoader[Any] = DataLoader(
-            stream,  # type: ignore[arg-type]  # its indexes are arrays of positions
+            filling,  # type: ignore[arg-type]  # its indexes are arrays of positions
             batch_size=None,
             sampler=asked,
             num_workers=workers,

@@ -21,7 +21,7 @@ from rank_parts import put_together
 
 from ssl_retina import config, shard_index, shards
 from ssl_retina.contract import Batch, ViewSpec
-from ssl_retina.data import recipes, stream, views
+from ssl_retina.data import recipes, stream, views, workers
 from ssl_retina.data.geometry import Crop
 from ssl_retina.data.loader import Source, open_source
 from ssl_retina.data.recipes import Recipe
@@ -140,29 +140,43 @@ def test_local_views_of_a_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert views.finish(batch, device=torch.device("cpu")).local_views is not None
 
 
-def test_a_loader_process_writes_into_memory_that_it_hands_over(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No copy: the views lie in shared memory, a pixel's colours side by side, as they were written."""
+def test_a_loader_process_writes_into_memory_that_it_hands_over(folder: Path) -> None:
+    """No copy, and none of new memory: the same pieces come again, a pixel's colours side by side."""
     spec = ViewSpec("dino_paper", global_views=2, global_size=24, local_views=3, local_size=16)
-    with monkeypatch.context() as patched:
-        patched.setattr("ssl_retina.data.stream.get_worker_info", lambda: "as if in a loader process")
-        made = _source(folder, spec=spec).stream.load(np.arange(2)).batch
-    assert made is not None
-    assert made.local_views is not None
-    assert made.global_views.is_shared()
-    assert made.local_views.is_shared()
-    batch = next(_source(folder, spec=spec, workers=1).batches(0, rank=0, world=1, micro_batch=5))
-    own = next(_source(folder, spec=spec).batches(0, rank=0, world=1, micro_batch=5))
-    assert own.local_views is not None
-    assert batch.local_views is not None
-    for theirs, here in ((batch.global_views, own.global_views), (batch.local_views, own.local_views)):
-        assert theirs.is_shared()
-        assert not here.is_shared()
-        assert torch.equal(theirs, here)
-        assert theirs[0].is_contiguous(memory_format=torch.channels_last)
+    streams = [
+        _source(folder, spec=spec, workers=count).batches(0, rank=0, world=1, micro_batch=5)
+        for count in (1, 0)
+    ]
+    places = set()
+    for batch, own in islice(zip(*streams, strict=True), 20):
+        assert batch.local_views is not None
+        assert own.local_views is not None
+        for theirs, here in ((batch.global_views, own.global_views), (batch.local_views, own.local_views)):
+            assert torch.equal(theirs, here)
+            assert theirs[0].is_contiguous(memory_format=torch.channels_last)
+        places.add(batch.global_views.data_ptr())
+    assert len(places) <= workers.PREFETCH + workers.KEPT
     done = views.finish(batch, device=torch.device("cpu"))
     assert done.global_views.is_contiguous()
+
+
+@pytest.mark.parametrize("kept", ["global", "local", "a pixel", "all"])
+def test_what_is_kept_of_a_batch_is_not_written_over(folder: Path, kept: str) -> None:
+    """A view of a view is enough; where too much is kept, batches come in memory of their own."""
+    spec = ViewSpec("dino_paper", global_views=2, global_size=24, local_views=3, local_size=16)
+
+    def some(batch: Batch) -> list[torch.Tensor]:
+        assert batch.local_views is not None
+        if kept == "a pixel":
+            return [batch.global_views[1, 2, :, 3:4]]
+        parts = {"global": [batch.global_views], "local": [batch.local_views[1:]]}
+        return parts.get(kept, [batch.global_views, batch.local_views])
+
+    def first(count: int) -> list[torch.Tensor]:
+        batches = _source(folder, spec=spec, workers=count).batches(0, rank=0, world=1, micro_batch=5)
+        return [part for batch in islice(batches, 12) for part in some(batch)]
+
+    assert all(map(torch.equal, first(2), first(0)))
 
 
 @pytest.mark.parametrize("recipe", ["mae", "mocov3", "dino_paper"])

@@ -117,7 +117,10 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def __getitem__(self, positions: Any) -> None:
+    def pixel_bytes(self, samples: int) -> int:
+        return samples
+
+    def fill(self, positions: Any, room: Any) -> None:
         raise self.error
 
 
@@ -131,7 +134,10 @@ def test_what_a_worker_raises_is_no_lost_worker(kind: type[Exception]) -> None:
 class Dying:
     """A stream whose process ends."""
 
-    def __getitem__(self, positions: Any) -> None:
+    def pixel_bytes(self, samples: int) -> int:
+        return samples
+
+    def fill(self, positions: Any, room: Any) -> None:
         os._exit(9)
 
 
