@@ -18,7 +18,7 @@ from ssl_retina.relations import Related
 
 
 class Config(Section):
-    """The paper's values, but for the views (`data/views.py`, recipe `contrast`).
+    """The paper's values, but for the views (`data/recipes.py`, recipe `contrast`).
 
     temperature: 0.1 was best with large batches (table 5; 0.5 with small ones and few epochs, figure B.7).
     projector_*: one hidden layer as wide as a ResNet-50's features, 128 values out (section 2.1);
