@@ -4,7 +4,6 @@ In: a folder of tar shards with `index.json` and `positions.npy` (`shards/FORMAT
 number, without reading anything before them. numpy only: archive workers and probes import this too.
 """
 
-import base64
 import hashlib
 import json
 import os
@@ -22,7 +21,10 @@ from numpy.typing import NDArray
 from ssl_retina import positions
 from ssl_retina.errors import ShardError
 from ssl_retina.positions import COLUMNS as COLUMNS
+from ssl_retina.positions import KEY_PATTERN as KEY_PATTERN
 from ssl_retina.positions import POSITION as POSITION
+from ssl_retina.positions import group_number as group_number
+from ssl_retina.positions import key_of as key_of
 
 Facts = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -33,7 +35,6 @@ POSITIONS_NAME = "positions.npy"
 LEDGER_NAME = "ledger.jsonl"
 MANIFEST_NAME = "manifest.json"
 EXCHANGE_NAME = ".exchange"
-KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
 IMAGE_SUFFIXES = ("jpg", "png")
 JSON_LIMIT = 64 * 1024
 IMAGE_LIMIT = 256 * 1024 * 1024
@@ -84,36 +85,6 @@ class Sample:
 def shard_name(name: str, number: int) -> str:
     """`NAME-000012.tar`."""
     return f"{name}-{number:06d}.tar"
-
-
-def group_number(pseudonym: str) -> int:
-    """A group's pseudonym as the integer of the position table: 63 bits of its base32 digits.
-
-    A group of a foreign set, in whatever spelling, is hashed first.
-    """
-    digits = pseudonym if re.fullmatch(r"[a-z2-7]{26}", pseudonym) else _hashed(pseudonym)
-    return int(digits[:13].translate(_BASE32), 32) & (2**63 - 1)
-
-
-_BASE32 = str.maketrans("abcdefghijklmnopqrstuvwxyz234567", "0123456789abcdefghijklmnopqrstuv")
-
-
-def key_of(name: str) -> str:
-    """A member's name without suffix as the sample's key.
-
-    Our own keys stay as they are. A foreign name that a key cannot hold (folders, capitals, spaces, more
-    than 64 letters) becomes `x-` and 26 digits of its SHA-256: always the same, and no name of a file.
-    """
-    return name if KEY_PATTERN.fullmatch(name) else f"x-{_hashed(name)}"
-
-
-def _hashed(text: str) -> str:
-    try:
-        content = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON may spell
-        content = text.encode("utf-8", "surrogatepass")
-    digest = hashlib.sha256(content).digest()[:16]
-    return base64.b32encode(digest).decode("ascii").rstrip("=").lower()
 
 
 def parse_facts(content: bytes, shard: str, key: str) -> dict[str, Any]:
