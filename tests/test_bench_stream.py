@@ -7,12 +7,14 @@ from collections.abc import Generator
 from pathlib import Path
 
 import factory
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from ssl_retina import config
+from ssl_retina.archive.pixels.clean import clean
 from ssl_retina.bench import pipelines, processes, stages
 from ssl_retina.bench import stream as bench
 from ssl_retina.cli import app
@@ -20,6 +22,7 @@ from ssl_retina.data import native
 from ssl_retina.data.loader import open_source
 from ssl_retina.data.stream import as_positions
 from ssl_retina.errors import InputError, ShardError
+from ssl_retina.synthetic.large import draw_large
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +172,38 @@ def test_what_cannot_be_measured(folder: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["bench", "stream", "--help"])
     assert "Example: ssl-retina bench stream --shards out/hygd" in done.output
     assert done.exit_code == 0
+
+
+def test_photographs_of_a_given_size_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pixel is made by enlarging: the field fills the side, and the set needs no shards of the user."""
+    monkeypatch.setattr("ssl_retina.cli.bench.DRAWN", 6)
+    words = [
+        "bench",
+        "stream",
+        "--drawn",
+        "640",
+        "--recipe",
+        "mae",
+        "--rounds",
+        "1",
+        "--images",
+        "8",
+        "--json",
+    ]
+    found = CliRunner().invoke(app, words, env={"SSL_RETINA_KEY": str(tmp_path / "key")})
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["recipes"]["mae"]["ratio"] > 0
+    draw_large(tmp_path / "drawn", photographs=5, side=640)
+    sizes = {
+        clean(np.asarray(Image.open(one).convert("RGB")), None, 640).image.size
+        for one in (tmp_path / "drawn").iterdir()
+        if one.suffix != ".dcm"
+    }
+    assert sizes == {(640, 640)}
+
+
+def test_shards_or_drawn_photographs(folder: Path) -> None:
+    for words in ([], ["--shards", str(folder), "--drawn", "640"]):
+        found = CliRunner().invoke(app, ["bench", "stream", *words])
+        assert isinstance(found.exception, InputError)
+        assert "--shards FOLDER or on --drawn PX" in str(found.exception)

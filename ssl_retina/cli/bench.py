@@ -3,12 +3,16 @@
 In: folders of photographs, shards or configs. Out: sentences, and one JSON object where it was asked for.
 """
 
+import secrets
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ssl_retina import files
 from ssl_retina.cli import console
+from ssl_retina.errors import InputError
 
 EPILOG = "Example: ssl-retina bench shard photos --files 24"
 STREAM = "Example: ssl-retina bench stream --shards out/hygd --json"
@@ -19,6 +23,7 @@ SHIPPED = {
     "cpu": ("debug_mae", "debug_simclr", "debug_mocov3"),
 }
 """Configs that are measured where none is named."""
+DRAWN = 64
 
 
 def register(app: typer.Typer) -> None:
@@ -70,8 +75,12 @@ def _tell(one: dict[str, Any]) -> None:
 
 def stream(
     shards: Annotated[
-        list[Path], typer.Option("--shards", metavar="FOLDER", help="A shard set; may repeat.")
-    ],
+        list[Path] | None, typer.Option("--shards", metavar="FOLDER", help="A shard set; may repeat.")
+    ] = None,
+    drawn: Annotated[
+        int | None,
+        typer.Option(metavar="PX", help=f"In place of shards: {DRAWN} drawn photographs of so many pixels."),
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Times that everything is measured; medians are told.")] = 5,
     images: Annotated[int, typer.Option(help="Images of each round, four times as many of ours.")] = 128,
     workers: Annotated[int, typer.Option(help="Loader processes of each pipeline.")] = 1,
@@ -88,14 +97,33 @@ def stream(
     from ssl_retina.bench import stream as bench
 
     plan = bench.Plan(rounds, images, workers=workers, recipes=tuple(recipe or bench.RECIPES))
-    with console.progress("rounds", rounds * len(plan.recipes)) as advance:
-        found = bench.measure(shards, plan, advance)
+    if (drawn is None) == (shards is None):
+        raise InputError("bench stream measures on --shards FOLDER or on --drawn PX, one of the two")
+    with tempfile.TemporaryDirectory(prefix="ssl-retina-") as work:
+        folders = shards or [_drawn_shards(Path(work), drawn or 0)]
+        with console.progress("rounds", rounds * len(plan.recipes)) as advance:
+            found = bench.measure(folders, plan, advance)
     way = "the compiled code" if found["native"] else "the wheels alone: the compiled code is not there"
     console.note(f"Ours decodes and crops by {way}")
     for name, one in found["recipes"].items():
         _tell_stream(name, one)
     if as_json:
         console.result(found)
+
+
+def _drawn_shards(work: Path, side: int) -> Path:
+    """A set of drawn photographs, stored with `side` pixels."""
+    from ssl_retina.archive.build import build
+    from ssl_retina.archive.settings import Settings
+    from ssl_retina.synthetic.large import draw_large
+
+    key = work / "key"
+    files.write_bytes(key, secrets.token_hex(32).encode(), 0o600)
+    settings = Settings(size=side, key_file=key)
+    console.note(f"{DRAWN} photographs of {side} pixels are drawn, which takes a minute or two")
+    draw_large(work / "photographs", photographs=DRAWN, side=side)
+    build(work / "photographs", work / "shards", settings)
+    return work / "shards"
 
 
 def _tell_stream(name: str, one: dict[str, Any]) -> None:

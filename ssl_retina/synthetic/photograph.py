@@ -55,13 +55,15 @@ class Pose:
         return across * np.float32(self.side) + np.float32(self.aim[0]), down + np.float32(self.aim[1])
 
 
-def draw_photograph(shot: Shot, seed: int) -> NDArray[np.uint8]:
-    """The pixels of one fundus photograph: (height, width, 3)."""
+def draw_photograph(shot: Shot, seed: int, camera: Camera | None = None) -> NDArray[np.uint8]:
+    """The pixels of one fundus photograph: (height, width, 3); by the shot's own camera if none is given."""
     eye = eye_of(shot, seed)
     marks = marks_of(shot, eye, seed)
     generator = np.random.default_rng([seed, 4, shot.patient.number, int(shot.right), shot.visit])
     aim = (0.25 + float(generator.normal(0, 0.04)), float(generator.normal(0, 0.04)))
-    pose = Pose(CAMERAS[shot.camera], 1.0 if shot.right else -1.0, aim, float(generator.normal(0, 0.05)))
+    pose = Pose(
+        camera or CAMERAS[shot.camera], 1.0 if shot.right else -1.0, aim, float(generator.normal(0, 0.05))
+    )
     field = field_mask(pose.camera)
     light = _reflectance(eye, marks, pose=pose, field=field) * _illumination(pose.camera, generator)
     focus = float(generator.exponential(0.3)) + (1.5 if generator.random() < 0.05 else 0.0)
