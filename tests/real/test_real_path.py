@@ -166,7 +166,7 @@ def test_the_whole_path_twice_then_with_another_method_and_one_value_changed(
     drawn: eyes.Eyes, tmp_path: Path, tiny: dict[str, Recipe]
 ) -> None:
     """Shards to table; the trainer's own record says what it left out; what is done is not done again."""
-    out, budget = tmp_path / "out", Budget(seeds=2)
+    out, budget = tmp_path / "out", Budget(seeds=2, processes=1)
     given = {"listener": Silent(), "budget": budget}
     first = path.walk(drawn.data, out, asked=[tiny["mae"]], **given)
     made = stamps(out)
@@ -202,7 +202,7 @@ def test_the_whole_path_twice_then_with_another_method_and_one_value_changed(
         out,
         listener=Silent(),
         recipe=tiny["mae"].with_values((), name="a"),
-        budget=Budget(seeds=1),
+        budget=Budget(seeds=1, processes=1),
     )
     assert len(tables(trial, "a")) == 2
     assert tables(trial, "a")[0]["probes"]["logistic"]["auroc"]["seeds"] == [
