@@ -93,7 +93,7 @@ def real(
     if as_json:
         console.result(result)
         return
-    _print(result["tasks"], result["recipes"], varied=bool(vary))
+    _print(result)
 
 
 def _check(overrides: list[str], dev: str | None, vary: list[str], seeds: int | None) -> None:
@@ -128,7 +128,7 @@ def _go(
         return path.walk(data, out, listener=listener, asked=asked, budget=budget)
 
 
-def _print(tasks: list[dict[str, Any]], recipes: list[dict[str, Any]], *, varied: bool) -> None:
+def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -136,7 +136,7 @@ def _print(tasks: list[dict[str, Any]], recipes: list[dict[str, Any]], *, varied
     from ssl_retina.real import report
 
     screen = Console(highlight=False)
-    for task in tasks:
+    for task in result["tasks"]:
         screen.print(f"\n{report.tested(task)}", markup=False, style="bold")
         for titles, rows in ((report.head(task), report.rows(task)), (report.BETWEEN, report.between(task))):
             table = Table(*titles)
@@ -146,7 +146,7 @@ def _print(tasks: list[dict[str, Any]], recipes: list[dict[str, Any]], *, varied
                 screen.print(table)
         for line in report.verdicts(task):
             screen.print(line, markup=False)
-    for recipe in recipes:
+    for recipe in result["recipes"]:
         screen.print(report.of_recipe(recipe), markup=False)
-    for line in report.VARIED_LIMITS if varied else report.LIMITS:
+    for line in report.limits(result):
         screen.print(line, markup=False)

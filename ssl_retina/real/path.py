@@ -56,7 +56,8 @@ def walk(data: Path, out: Path, *, listener: Listener, asked: Sequence[Recipe], 
         judged = _judged(stages, ready, posed, side="test", rows=[*rows, *_baselines(rows)])
         names = [recipe.name for recipe in trained]
         pairs = [(name, other) for name in names for other in BASELINES] + list(combinations(names, 2))
-        result = _result(stages, ready, trained, budget, tasks=table.table(posed, judged, pairs))
+        tasks = table.table(posed, judged, pairs)
+        result = _result(stages, ready, trained=trained, budget=budget, side="test", tasks=tasks)
         files.write_bytes(out / REPORT, report.markdown(result).encode())
         files.write_json(out / RESULT, result)
         return result
@@ -76,7 +77,8 @@ def develop(data: Path, out: Path, *, listener: Listener, recipe: Recipe, budget
         posed = _dev(ready)
         judged = _judged(stages, ready, posed, side="dev", rows=[*rows, *_baselines(rows)])
         pairs = [(tried.name, other) for other in BASELINES]
-        return _result(stages, ready, [tried], budget, tasks=table.table(posed, judged, pairs))
+        tasks = table.table(posed, judged, pairs)
+        return _result(stages, ready, trained=[tried], budget=budget, side="dev", tasks=tasks)
 
 
 def vary(data: Path, out: Path, *, listener: Listener, arms: Sequence[Recipe], budget: Budget) -> Answer:
@@ -91,7 +93,8 @@ def vary(data: Path, out: Path, *, listener: Listener, arms: Sequence[Recipe], b
         posed = _dev(ready)
         judged = _judged(stages, ready, posed, side="dev", rows=rows)
         pairs = [(recipe.name, trained[0].name) for recipe in trained[1:]]
-        result = _result(stages, ready, trained, budget, tasks=table.table(posed, judged, pairs))
+        tasks = table.table(posed, judged, pairs)
+        result = _result(stages, ready, trained=trained, budget=budget, side="dev", tasks=tasks)
         files.write_bytes(out / VARIED_REPORT, report.varied(result).encode())
         files.write_json(out / VARIED, result)
         return result
@@ -194,13 +197,14 @@ def _depends(ready: Ready, weights: Weights) -> dict[str, str]:
 
 
 def _result(
-    stages: Stages, ready: Ready, trained: Sequence[Recipe], budget: Budget, *, tasks: Sequence[Answer]
+    stages: Stages, ready: Ready, *, trained: Sequence[Recipe], budget: Budget, side: str, tasks: list[Answer]
 ) -> Answer:
     return {
         "version": __version__,
+        "side": side,
         "recipes": [_described(stages, recipe, budget) for recipe in trained],
         "sets": [facts_of(source, halves) for source, halves in ready.divided],
-        "tasks": list(tasks),
+        "tasks": tasks,
         "commands": stages.commands,
         "seconds": stages.seconds,
     }

@@ -148,9 +148,16 @@ def test_a_row_a_method_beside_the_same_opponents(drawn: eyes.Eyes, sharded: Pat
         assert pair == "mae less simclr"
         _check_difference(task)
     facts = {"sets": [], "seconds": {"table": 60.0}, "version": "1", "commands": ["ssl-retina x"]}
-    text = report.markdown({**facts, "tasks": tasks, "recipes": [RECIPE, RECIPE]})
+    text = report.markdown({**facts, "side": "test", "tasks": tasks, "recipes": [RECIPE, RECIPE]})
+    assert "Equal are the encoder" in text
+    assert report.ONE_TRAINING not in text
     assert text.count("| mae |") == text.count("| simclr |") == 2
-    for words in ("image-level, optimistic", "1.0 minutes", "16 photographs seen; 1, 2 s a training"):
+    for words in (
+        "image-level, optimistic",
+        "1.0 minutes",
+        "16 photographs seen; 1, 2 s a training",
+        "Equal are",
+    ):
         assert words in text
 
 
