@@ -143,6 +143,7 @@ def test_a_row_a_method_beside_the_same_opponents(drawn: eyes.Eyes, sharded: Pat
         assert [all(row[3:]) for row in rows] == [True, True, False, False, False]
         assert not any(cell for row in rows[2:] for cell in row[3:])
         assert rows[0] == next(iter(report.rows(one))), "another method beside it changes no figure"
+        assert rows[2][1] not in (rows[0][1], rows[1][1]), "random takes an architecture, not weights"
         assert list(report.between(one)) == []
         ((pair, *_),) = report.between(task)
         assert pair == "mae less simclr"
