@@ -17,9 +17,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard hatch_build.py ssl
 demo: setup
 	$(BIN)/ssl-retina demo --out "$(OUT)"
 
-# make real DATA=FOLDER: the folder that holds idrid/ and hygd/; nothing is downloaded
+# make real DATA=FOLDER [METHODS=mae,simclr,dinov2] [SEEDS=2] [STEPS=200]: the folder holds idrid/ and hygd/; nothing is downloaded
 real: setup
-	$(BIN)/ssl-retina real $(if $(DATA),"$(DATA)") --out out/real
+	$(BIN)/ssl-retina real $(if $(DATA),"$(DATA)") $(if $(METHODS),--methods "$(METHODS)") \
+	    $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS)) --out out/real
 
 test: setup
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not slurm"

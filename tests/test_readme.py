@@ -35,6 +35,8 @@ def test_make_takes_folders_with_blanks(tmp_path: Path) -> None:
 
     assert said("real", "DATA=eyes of 2019") == ["<real>", "<eyes of 2019>", "<--out>", "<out/real>"]
     assert said("real") == ["<real>", "<--out>", "<out/real>"], "so that the program says what is missing"
+    wanted = ["<real>", "<d>", "<--methods>", "<mae,simclr>", "<--seeds>", "<2>", "<--out>", "<out/real>"]
+    assert said("real", "DATA=d", "METHODS=mae,simclr", "SEEDS=2") == wanted
     assert said("demo", "OUT=a b") == ["<demo>", "<--out>", "<a b>"]
 
 

@@ -1,77 +1,39 @@
-"""Exports of several seeds and labels -> the table: means over seeds, intervals over patients, differences.
+"""What each WEIGHTS of each seed is worth -> the table: means over seeds, intervals, paired differences.
 
-Every WEIGHTS is judged on the same photographs, folds and resamples, so that differences are paired. A mean
-over seeds is taken in each resample: its interval holds the spread over patients, and the figures of the
-single seeds beside it show the spread over trainings.
+A mean over seeds is taken in each resample: its interval holds the spread over patients, and the figures of
+the single seeds beside it show the spread over trainings.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from ssl_retina import labels
 from ssl_retina.metrics import Estimate
-from ssl_retina.probe import evaluate, features, material, summary
-from ssl_retina.probe.evaluate import Fitting, Judged
-from ssl_retina.probe.features import MEAN_COLOUR, PIXEL_PCA, RANDOM, Advance, Representation
-from ssl_retina.probe.material import Case, Material, Settings
+from ssl_retina.probe import summary
+from ssl_retina.probe.evaluate import Judged
+from ssl_retina.real.judging import Posed
 
-PRETRAINED = "pretrained"
-RESAMPLES = 2000
-SEED = 0
-"""Of folds and resamples; the same for all, so that differences are paired."""
+Rows = Mapping[str, Sequence[Judged]]
+"""Name of a row -> its seeds."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """One task: where its shards and labels lie, as the probe takes them."""
-
-    task: str
-    settings: Settings
-
-
-def table(asked: Sequence[Asked], exports: Sequence[Path], advance: Advance) -> list[dict[str, Any]]:
-    """Each task's facts, results and differences; `exports` are of one recipe, a seed each."""
+def table(
+    posed: Sequence[Posed], judged: Mapping[str, Rows], pairs: Sequence[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """Each task's facts, results and differences; `judged`: by task, `pairs`: (row, row less which)."""
     found = []
-    for one in asked:
-        gathered = material.gather(one.settings)
-        case = material.case(gathered, labels.target(labels.parse_task(one.task), gathered.table), seed=SEED)
-        judged = _judge(case, gathered, exports, advance)
+    for one in posed:
+        rows = judged[one.case.target.task.name]
         found.append(
             {
-                **summary.task(case, gathered),
-                "level": gathered.grouping.level,
-                "results": [_result(name, seeds) for name, seeds in judged.items()],
-                "differences": list(_differences(judged)),
+                **summary.task(one.case, one.gathered),
+                "level": one.gathered.grouping.level,
+                "results": [_result(name, seeds) for name, seeds in rows.items()],
+                "differences": [_difference(rows, *pair) for pair in pairs],
             }
         )
     return found
-
-
-def _judge(
-    case: Case, gathered: Material, exports: Sequence[Path], advance: Advance
-) -> Mapping[str, list[Judged]]:
-    """Name -> what each seed's weights are worth."""
-    judged: dict[str, list[Judged]] = {PRETRAINED: [], RANDOM: [], MEAN_COLOUR: [], PIXEL_PCA: []}
-    for one in _represented(case, gathered, exports, advance):
-        name = one.name if one.name in judged else PRETRAINED
-        with threadpool_limits(1, user_api="blas"):  # in hundreds of small fits threads only wait
-            fitting = Fitting(one.components, SEED)
-            judged[name].append(evaluate.judge(case.question, one.values, fitting, resamples=RESAMPLES))
-    return judged
-
-
-def _represented(
-    case: Case, gathered: Material, exports: Sequence[Path], advance: Advance
-) -> Iterator[Representation]:
-    rows = gathered.joined.numbers[case.places]
-    for seed, export in enumerate(exports):
-        yield from features.represent((str(export), RANDOM), gathered.index, rows, seed=seed, advance=advance)
-    yield from features.represent((MEAN_COLOUR, PIXEL_PCA), gathered.index, rows, seed=SEED, advance=advance)
 
 
 def mean(estimates: Sequence[Estimate]) -> Estimate:
@@ -107,19 +69,30 @@ def _over(seeds: Sequence[Judged], probe: str, metric: str) -> Estimate:
     return mean([one.estimates[probe][metric] for one in seeds])
 
 
-def _differences(judged: Mapping[str, Sequence[Judged]]) -> Iterator[dict[str, Any]]:
-    """The pretrained encoder, mean over seeds, less each of the others."""
-    own = judged[PRETRAINED]
-    for name, seeds in judged.items():
-        if name == PRETRAINED:
-            continue
-        yield {
-            "against": name,
-            "probes": {
-                probe: {
-                    metric: summary.number(_over(own, probe, metric).minus(_over(seeds, probe, metric)))
-                    for metric in metrics
+def _difference(rows: Rows, name: str, against: str) -> dict[str, Any]:
+    """One row less another, means over seeds; `seeds`: seed by seed, where both have as many."""
+    own, other = rows[name], rows[against]
+    return {
+        "weights": name,
+        "against": against,
+        "probes": {
+            probe: {
+                metric: {
+                    **summary.number(_over(own, probe, metric).minus(_over(other, probe, metric))),
+                    "seeds": list(_by_seed(own, other, probe, metric)),
                 }
-                for probe, metrics in own[0].estimates.items()
-            },
-        }
+                for metric in metrics
+            }
+            for probe, metrics in own[0].estimates.items()
+        },
+    }
+
+
+def _by_seed(
+    own: Sequence[Judged], other: Sequence[Judged], probe: str, metric: str
+) -> Iterator[float | None]:
+    """The same seed means the same first weights and the same order of photographs."""
+    if len(own) != len(other):
+        return
+    for one, two in zip(own, other, strict=True):
+        yield summary.number(one.estimates[probe][metric].minus(two.estimates[probe][metric]))["value"]
