@@ -148,6 +148,7 @@ def finish(
         colours=None,
         cameras=None,
         origin=None if batch.origin is None else batch.origin.to(device, non_blocking=True),
+        device=None if batch.device is None else batch.device.to(device, non_blocking=True),
     )
 
 
