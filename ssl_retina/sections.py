@@ -170,7 +170,7 @@ class Train(Section):
     zero_stage: what is shared out over the ranks: 1 masters and moments, 2 gradients too, 3 weights too,
         for models that do not fit otherwise.
     compile: the transformer blocks, by torch's compiler, in the first steps; needs a C++ compiler on a CPU.
-    skipped_limit: non-finite steps in a row before the run stops.
+    skipped_limit: non-finite steps before the run stops: in a row, or (ten at least) of the last 1000.
     """
 
     steps: Positive

@@ -24,7 +24,7 @@ from ssl_retina.data.loader import Source, open_source
 from ssl_retina.errors import InputError, ShardError
 from ssl_retina.models import adversary, blocks, encoder
 from ssl_retina.models.initial import Initial
-from ssl_retina.train import beginning, checkpoint, knn, optim, resume, saving, starts, tracking
+from ssl_retina.train import beginning, checkpoint, knn, optim, resume, saving, skips, starts, tracking
 from ssl_retina.train.engine import Engine
 from ssl_retina.train.evaluation import Evaluation
 from ssl_retina.train.saving import Progress, Saver
@@ -196,7 +196,7 @@ def deterministic() -> Iterator[None]:
 def _claim(out: Path, stack: contextlib.ExitStack) -> None:
     """Be the only writer of the run folder, and clear away what dead writers left half done."""
     own = (checkpoint.FOLDER, "config.json", VERIFIED, beginning.RECEIPT)
-    known = (*own, tracking.METRICS, starts.STARTS, starts.SUBMISSIONS)
+    known = (*own, tracking.METRICS, skips.SKIPPED, starts.STARTS, starts.SUBMISSIONS)
     files.claim_folder(out, known, "a run")
     stack.enter_context(files.lock(out))
     checkpoint.sweep(out)

@@ -11,7 +11,7 @@ from typing import Any
 import stages
 import torch
 
-from ssl_retina import dist, launch
+from ssl_retina import launch
 from ssl_retina.contract import UNKNOWN, Batch
 from ssl_retina.train import setup
 from ssl_retina.train.engine import process_group
@@ -33,9 +33,6 @@ def main(folder: Path, names: list[str]) -> None:
         for name in names:
             for stage in (1, 2, 3):
                 stages.stepped(folder, f"{name}-{stage}", stages.run(name, stage, adversary=SECTION))
-        if dist.world_size() == 1:
-            accumulated = stages.run("mae", 1, adversary=SECTION, train__accumulate=2)
-            stages.stepped(folder, "mae-accumulated", accumulated)
 
 
 if __name__ == "__main__":
