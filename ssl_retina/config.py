@@ -17,6 +17,7 @@ from ssl_retina import architecture, config_text
 from ssl_retina.config_text import Source
 from ssl_retina.errors import ConfigError
 from ssl_retina.sections import (
+    Adversary,
     Area,
     Checkpoint,
     CropScale,
@@ -34,6 +35,7 @@ from ssl_retina.sections import (
 )
 
 __all__ = [
+    "Adversary",
     "Area",
     "Checkpoint",
     "CropScale",
@@ -65,6 +67,7 @@ class Run(Section):
     train: Train
     seed: Natural = 0
     model: Model = Model()
+    adversary: Adversary = Adversary()
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
     checkpoint: Checkpoint = Checkpoint()

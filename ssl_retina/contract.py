@@ -60,6 +60,8 @@ class Batch:
         photometry.COLUMNS) float32; None where it leaves them alone, and once that is done.
     cameras: the same for the cheap cameras that took the views, (..., cameras.COLUMNS).
     origin: (batch, len(ORIGIN)) int64, which eye, visit, volume each sample is of; None: nothing is known.
+    device: (batch,) int64, the number of each sample's device among those of all sets, or UNKNOWN; None: all
+        are unknown.
     """
 
     global_views: Tensor
@@ -72,6 +74,7 @@ class Batch:
     local_field_of_view: Tensor | None = None
     cameras: Tensor | None = None
     origin: Tensor | None = None
+    device: Tensor | None = None
 
     @property
     def kin(self) -> Tensor:

@@ -129,6 +129,19 @@ class Model(Section):
         return int(named.group(1))
 
 
+class Adversary(Section):
+    """A head that guesses the camera by what the encoder gives, its gradient turned round in the encoder.
+
+    weight: of the turned gradient at the end of the run; 0 is no head. 1 in the paper (Ganin et al. 2016).
+    hidden: width of the head's hidden layer.
+    devices: how many devices the head can tell apart; the sets may hold fewer.
+    """
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    hidden: Positive = 256
+    devices: Annotated[int, Field(ge=2)] = 32
+
+
 class Optim(Section):
     """AdamW. `learning_rate` is per 256 samples of the global batch; `layer_decay` 1.0 is none.
 
@@ -157,7 +170,7 @@ class Train(Section):
     zero_stage: what is shared out over the ranks: 1 masters and moments, 2 gradients too, 3 weights too,
         for models that do not fit otherwise.
     compile: the transformer blocks, by torch's compiler, in the first steps; needs a C++ compiler on a CPU.
-    skipped_limit: non-finite steps in a row before the run stops.
+    skipped_limit: non-finite steps before the run stops: in a row, or (ten at least) of the last 1000.
     """
 
     steps: Positive

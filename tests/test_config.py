@@ -157,6 +157,12 @@ def test_every_shipped_config_loads(path: Path) -> None:
     assert run.method_name in methods.available()
 
 
+@pytest.mark.parametrize(("key", "value"), [("zero_stage", "0"), ("precision", "fp16")])
+def test_f76_stage_0_and_fp16_are_no_choices(tmp_path: Path, key: str, value: str) -> None:
+    """ZeRO 0 applies a NaN on every rank, and fp16 fails late on a CPU: neither is begun."""
+    assert f"train.{key}" in _problems(tmp_path, GOOD, f"train.{key}={value}")
+
+
 @pytest.mark.parametrize("name", ["simclr", "mocov3", "dinov2"])
 @pytest.mark.parametrize(
     ("override", "said"),

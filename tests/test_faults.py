@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ROWS = [f"F{number:02d}" for number in (*range(1, 61), *range(99, 106))]
+ROWS = [f"F{number:02d}" for number in (*range(1, 65), 76, *range(99, 106))]
 
 
 def _table() -> dict[str, str]:

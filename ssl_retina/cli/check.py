@@ -186,6 +186,7 @@ def _refusal(run: Any, source: Any, *, looking: bool) -> list[str]:
 
     try:
         setup.refuse_repeats(run, source)
+        setup.refuse_devices(run, source)
     except InputError as error:
         if not looking:
             raise

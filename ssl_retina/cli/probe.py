@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,12 @@ EPILOG = (
 )
 
 STRADDLING = "straddling.txt"
+
+
+class LeaveOut(StrEnum):
+    """What whole kinds of photographs are told apart by."""
+
+    DEVICE = "device"
 
 
 def register(app: typer.Typer) -> None:
@@ -59,6 +66,12 @@ def probe(
     file: FileColumn = None,
     key_file: KeyFile = None,
     exclude: Exclude = None,
+    leave_out: Annotated[
+        LeaveOut | None,
+        typer.Option(
+            help="Score each device by probes that never saw it nor its patients, instead of folds."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of folds, resamples and random weights.")] = 0,
     resamples: Resamples = 2000,
     json: ResultAsJson = False,
@@ -69,7 +82,8 @@ def probe(
     from ssl_retina.probe.material import Settings
 
     files.claim_folder(out, ("probe.json", "probe.png", STRADDLING, files.LOCK_NAME), "a probe's output")
-    settings = Settings(data, labels, patient, split, file, key_file, exclude)
+    left_out = leave_out and leave_out.value
+    settings = Settings(data, labels, patient, split, file, key_file, exclude, left_out)
     with straddling_listed(out), _progress() as advance:
         result = run.probe(weights, task, settings, resamples=resamples, seed=seed, advance=advance)
     _write(result, out)
@@ -118,6 +132,8 @@ def show(result: dict[str, Any]) -> None:
     for task in result["tasks"]:
         screen.print(report.heading(task, result["level"]), markup=False, style="bold")
         _table(screen, list(report.rows(task)))
+        if "by_device" in task:
+            _table(screen, list(report.device_rows(task)))
         if task["differences"]:
             _table(screen, list(report.difference_rows(task)))
     for line in report.footer(result):

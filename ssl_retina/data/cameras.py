@@ -14,11 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_retina.data import degradations, jpeg
+from ssl_retina.data import degradations, jpeg, placing
 from ssl_retina.data.photometry import BLACK, FIELD
-
-CHUNK = 32
-"""Samples that are changed at a time: 30 MB of pixels of 224 px, so that a big batch costs no more memory."""
 
 SIGMA, COARSE, TILT, FALL, HAZE, GHOST = 0, 1, 2, 4, 5, 10
 GAIN, OFFSET, SHOT, READ, KEY, QUALITY, NARROW, SCAN = 14, 17, 20, 21, 22, 23, 24, 25
@@ -189,11 +186,19 @@ def degrade(images: Tensor, changes: Tensor, fields: Tensor) -> Tensor:
     assert changes.device.type == fields.device.type == "cpu"
     untouched = torch.tensor(UNCHANGED)[:SCAN]
     rows = (changes[:, :SCAN] != untouched).any(dim=1).nonzero().flatten()
-    for start in range(0, len(rows), CHUNK):
-        some = rows[start : start + CHUNK]
-        there = some.to(images.device, non_blocking=True)
-        images.index_copy_(0, there, _photograph(images[there], changes[some], fields[some]))
+    for some in [rows[part] for part in placing.parts(len(rows), images.device)]:
+        there = placing.sent(some, images.device)
+        numbers = _Numbers(changes[some], placing.sent(changes[some], images.device))
+        placing.put(images, some.tolist(), _photograph(images[there], numbers, fields[some]))
     return images
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """What is drawn for some samples (batch, COLUMNS): to decide by, on the CPU, and beside the images."""
+
+    host: Tensor
+    there: Tensor
 
 
 @dataclass(frozen=True)
@@ -208,64 +213,65 @@ class _Scene:
         return _Scene(self.inside[rows], self.u[rows], self.v[rows])
 
 
-def _photograph(images: Tensor, changes: Tensor, fields: Tensor) -> Tensor:
+def _photograph(images: Tensor, numbers: _Numbers, fields: Tensor) -> Tensor:
     """From the eye to the file: optics, light, reflexes, sensor, file; may change images in place.
 
     What is black around the field stays black, but for the share of the haze that passes the stop, and for
     the JPEG, which rings within its blocks.
     """
-    inside = degradations.field_mask(images, changes[:, SCAN], (BLACK, FIELD))
+    changes, there = numbers.host, numbers.there
+    inside = degradations.field_mask(images, there[:, SCAN], (BLACK, FIELD))
     u, v = degradations.radii(fields, images)
     narrow = (changes[:, NARROW] < 1) & fields.isfinite().all(dim=1)
     scene = _Scene(inside * degradations.stop(u, v, fields, narrow), u, v)
     soft = (changes[:, SIGMA] > 0) | (changes[:, COARSE] > 1)
-    _step(images, changes, scene, chosen=soft, change=_softened)
-    lit = degradations.light(u, v, changes[:, TILT : TILT + 2], changes[:, FALL])
+    _step(images, numbers, scene, chosen=soft, change=_softened)
+    lit = degradations.light(u, v, there[:, TILT : TILT + 2], there[:, FALL])
     images.mul_(lit.mul_(scene.inside))
-    _step(images, changes, scene, chosen=changes[:, HAZE] > 0, change=_hazy)
-    _step(images, changes, scene, chosen=changes[:, GHOST] > 0, change=_ghostly)
-    gains, offsets = changes[:, GAIN : GAIN + 3], changes[:, OFFSET : OFFSET + 3]
-    images = degradations.cast(images, scene.inside, gains, offsets)
-    _step(images, changes, scene, chosen=changes[:, SHOT] > 0, change=_noisy)
-    _step(images, changes, scene, chosen=changes[:, QUALITY] > 0, change=_filed)
+    _step(images, numbers, scene, chosen=changes[:, HAZE] > 0, change=_hazy)
+    _step(images, numbers, scene, chosen=changes[:, GHOST] > 0, change=_ghostly)
+    images = degradations.cast(images, scene.inside, there[:, GAIN : GAIN + 3], there[:, OFFSET : OFFSET + 3])
+    _step(images, numbers, scene, chosen=changes[:, SHOT] > 0, change=_noisy)
+    _step(images, numbers, scene, chosen=changes[:, QUALITY] > 0, change=_filed)
     return images
 
 
 def _step(
     images: Tensor,
-    changes: Tensor,
+    numbers: _Numbers,
     scene: _Scene,
     *,
     chosen: Tensor,
-    change: Callable[[Tensor, Tensor, _Scene], Tensor],
+    change: Callable[[Tensor, _Numbers, _Scene], Tensor],
 ) -> None:
     """Change the chosen samples in place."""
     rows = chosen.nonzero().flatten()
     if len(rows):
-        there = rows.to(images.device, non_blocking=True)
-        images.index_copy_(0, there, change(images[there], changes[rows], scene.at(there)))
+        there = placing.sent(rows, images.device)
+        some = _Numbers(numbers.host[rows], numbers.there[there])
+        placing.put(images, rows.tolist(), change(images[there], some, scene.at(there)))
 
 
-def _softened(images: Tensor, changes: Tensor, scene: _Scene) -> Tensor:
-    return degradations.softened(images, scene.inside, changes[:, SIGMA], changes[:, COARSE])
+def _softened(images: Tensor, numbers: _Numbers, scene: _Scene) -> Tensor:
+    return degradations.softened(images, scene.inside, numbers.host[:, SIGMA], numbers.host[:, COARSE])
 
 
-def _hazy(images: Tensor, changes: Tensor, scene: _Scene) -> Tensor:
-    haze = degradations.haze(scene.u, scene.v, changes[:, HAZE : HAZE + 4])
+def _hazy(images: Tensor, numbers: _Numbers, scene: _Scene) -> Tensor:
+    haze = degradations.haze(scene.u, scene.v, numbers.there[:, HAZE : HAZE + 4])
     veil = haze.mul_(scene.inside.clamp(min=degradations.SPILL))
-    return degradations.veiled(images, veil, changes[:, HAZE + 4])
+    return degradations.veiled(images, veil, numbers.there[:, HAZE + 4])
 
 
-def _ghostly(images: Tensor, changes: Tensor, scene: _Scene) -> Tensor:
-    ghost = degradations.ghost(scene.u, scene.v, changes[:, GHOST : GHOST + 4])
+def _ghostly(images: Tensor, numbers: _Numbers, scene: _Scene) -> Tensor:
+    ghost = degradations.ghost(scene.u, scene.v, numbers.there[:, GHOST : GHOST + 4])
     return degradations.veiled(images, ghost.mul_(scene.inside), torch.zeros(len(images)))
 
 
-def _noisy(images: Tensor, changes: Tensor, scene: _Scene) -> Tensor:
-    grain = degradations.noise(images, changes[:, KEY], changes[:, SHOT], changes[:, READ])
-    return grain.mul_(scene.inside).add_(images).clamp_(0, 1)
+def _noisy(images: Tensor, numbers: _Numbers, scene: _Scene) -> Tensor:
+    key, shot, read = (numbers.there[:, one] for one in (KEY, SHOT, READ))
+    return degradations.noise(images, key, shot, read).mul_(scene.inside).add_(images).clamp_(0, 1)
 
 
-def _filed(images: Tensor, changes: Tensor, scene: _Scene) -> Tensor:
+def _filed(images: Tensor, numbers: _Numbers, scene: _Scene) -> Tensor:
     del scene
-    return jpeg.compressed(images, changes[:, QUALITY].int().tolist())
+    return jpeg.compressed(images, numbers.host[:, QUALITY].int().tolist())

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ssl_retina.data import photometry
+from ssl_retina.data import photometry, placing
+from ssl_retina.data.placing import column
 
 FACTORS = (1.25, 1.5, 2.0, 2.5)
 """Times fewer pixels: a few, since all samples of one factor are shrunk together."""
@@ -36,7 +37,7 @@ def field_mask(images: Tensor, scans: Tensor, levels: tuple[float, float]) -> Te
     `levels`: of the brightest channel, where the mask leaves 0 and reaches 1.
     """
     inside = images.amax(dim=1, keepdim=True).sub_(levels[0]).div_(levels[1] - levels[0]).clamp_(0, 1)
-    return torch.maximum(inside, _column(scans, images))
+    return torch.maximum(inside, column(scans, images))
 
 
 def radii(fields: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,17 +49,14 @@ def radii(fields: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     known = torch.where(fields.isfinite().all(dim=1, keepdim=True), fields, torch.full((), side / 2))
     places = torch.arange(side, dtype=torch.float32) + 0.5
     u, v = ((places - known[:, axis, None]) / known[:, axis + 2, None] for axis in (0, 1))
-    across, down = (
-        part.to(images.device, non_blocking=True) for part in (u[:, None, None, :], v[:, None, :, None])
-    )
-    return across, down
+    return placing.sent(u, images.device)[:, None, None, :], placing.sent(v, images.device)[:, None, :, None]
 
 
 def stop(u: Tensor, v: Tensor, fields: Tensor, narrow: Tensor) -> Tensor:
     """1 within the field, 0 beyond its rim, a pixel between; 1 everywhere where it is not `narrow`."""
     pixels = torch.where(narrow, fields[:, 2:].amin(dim=1), torch.ones(len(fields)))
-    rim = ((1 - (u * u + v * v).sqrt()) * _column(pixels, u) + 0.5).clamp_(0, 1)
-    return torch.maximum(rim, _column((~narrow).float(), u))
+    rim = ((1 - (u * u + v * v).sqrt()) * column(pixels, u) + 0.5).clamp_(0, 1)
+    return torch.maximum(rim, column((~narrow).float(), u))
 
 
 def softened(images: Tensor, inside: Tensor, sigmas: Tensor, factors: Tensor) -> Tensor:
@@ -70,13 +68,13 @@ def softened(images: Tensor, inside: Tensor, sigmas: Tensor, factors: Tensor) ->
     light = torch.cat((images * inside, inside), dim=1)
     rows = (sigmas > 0).nonzero().flatten()
     if len(rows):
-        there = rows.to(images.device, non_blocking=True)
-        light.index_copy_(0, there, photometry.blur(light[there], sigmas[rows].tolist()))
+        there = placing.sent(rows, images.device)
+        placing.put(light, rows.tolist(), photometry.blur(light[there], sigmas[rows].tolist()))
     for factor in FACTORS:
         rows = (factors == factor).nonzero().flatten()
         if len(rows):
-            there = rows.to(images.device, non_blocking=True)
-            light.index_copy_(0, there, fewer_pixels(light[there], factor))
+            there = placing.sent(rows, images.device)
+            placing.put(light, rows.tolist(), fewer_pixels(light[there], factor))
     return light[:, :3] / light[:, 3:].clamp(min=1e-3)
 
 
@@ -85,18 +83,18 @@ def fewer_pixels(images: Tensor, factor: float) -> Tensor:
     side = images.shape[-1]
     few = max(round(side / factor), 1)
     small = functional.interpolate(images, size=(few, few), mode="bilinear", antialias=True)
-    return functional.interpolate(small, size=(side, side), mode="bilinear")
+    return placing.bilinear(small, side, side)
 
 
 def light(u: Tensor, v: Tensor, tilt: Tensor, fall: Tensor) -> Tensor:
     """Relative illumination 1 - tilt . (u, v) - fall (u^2 + v^2), at least DARKEST; `tilt` (batch, 2)."""
-    slope = u * _column(tilt[:, 0], u) + v * _column(tilt[:, 1], v)
-    return (1 - slope - (u * u + v * v) * _column(fall, u)).clamp_(min=DARKEST)
+    slope = u * column(tilt[:, 0], u) + v * column(tilt[:, 1], v)
+    return (1 - slope - (u * u + v * v) * column(fall, u)).clamp_(min=DARKEST)
 
 
 def haze(u: Tensor, v: Tensor, spot: Tensor) -> Tensor:
     """Strength / (1 + d^2)^2 at d widths from a place; `spot` (batch, 4): strength, u, v, width."""
-    strength, x, y, width = (_column(part, u) for part in spot.unbind(dim=1))
+    strength, x, y, width = (column(part, u) for part in spot.unbind(dim=1))
     across, down = (u - x) / width, (v - y) / width
     spread = 1 + (across * across + down * down)
     return strength / (spread * spread)
@@ -104,7 +102,7 @@ def haze(u: Tensor, v: Tensor, spot: Tensor) -> Tensor:
 
 def ghost(u: Tensor, v: Tensor, spot: Tensor) -> Tensor:
     """A disc of even strength that fades at its EDGE; `spot` (batch, 4): strength, u, v, radius."""
-    strength, x, y, radius = (_column(part, u) for part in spot.unbind(dim=1))
+    strength, x, y, radius = (column(part, u) for part in spot.unbind(dim=1))
     across, down = u - x, v - y
     away = (across * across + down * down).sqrt() / radius
     return ((1 - away) / EDGE).clamp_(0, 1) * strength
@@ -112,13 +110,13 @@ def ghost(u: Tensor, v: Tensor, spot: Tensor) -> Tensor:
 
 def veiled(images: Tensor, veil: Tensor, warmth: Tensor) -> Tensor:
     """Images with light of a colour between white and WARM over them: it adds to what is dark, up to 1."""
-    colours = [_column(1 - warmth * (1 - level), images) for level in WARM]
+    colours = [column(1 - warmth * (1 - level), images) for level in WARM]
     return (1 - images).mul_(torch.cat(colours, dim=1)).mul_(veil).add_(images)
 
 
 def cast(images: Tensor, inside: Tensor, gains: Tensor, offsets: Tensor) -> Tensor:
     """Each channel times its gain, plus its offset where there is a field; `gains`, `offsets` (batch, 3)."""
-    gain, offset = (part[:, :, None, None].to(images.device, non_blocking=True) for part in (gains, offsets))
+    gain, offset = (placing.sent(part, images.device)[:, :, None, None] for part in (gains, offsets))
     return (images * gain).add_(inside * offset).clamp_(0, 1)
 
 
@@ -129,13 +127,13 @@ def noise(images: Tensor, keys: Tensor, shot: Tensor, read: Tensor) -> Tensor:
     are added up: close to a Gaussian, cut at 3.5 sigmas, and exact on every device.
     """
     places = _mixed(torch.arange(images[0].numel(), dtype=torch.int32, device=images.device))
-    keyed = keys.to(torch.int32).to(images.device, non_blocking=True)[:, None] + places
+    keyed = placing.sent(keys, images.device).to(torch.int32)[:, None] + places
     bits = _mixed(keyed).view_as(images)
     total = bits & 255
     for byte in (8, 16, 24):
         total += (bits >> byte) & 255
     grain = (total - 510).float().div_(_DEVIATION)
-    variance = images * _column(shot, images) + _column(read * read, images)
+    variance = images * column(shot, images) + column(read * read, images)
     return grain.mul_(variance.sqrt_())
 
 
@@ -147,8 +145,3 @@ def _mixed(state: Tensor) -> Tensor:
     state = (state ^ ((state >> 16) & 0xFFFF)) * _FIRST
     state = (state ^ ((state >> 15) & 0x1FFFF)) * _SECOND
     return state ^ ((state >> 16) & 0xFFFF)
-
-
-def _column(numbers: Tensor, images: Tensor) -> Tensor:
-    """(batch,) numbers beside images: (batch, 1, 1, 1) on their device."""
-    return numbers.to(images.device, non_blocking=True).view(-1, 1, 1, 1)

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ssl_retina.data import placing
+
 SCALE = 1 << 16
-"""Steps of the cosines."""
+"""Cosines are whole numbers of 1 / SCALE."""
 
 LUMINANCE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -41,14 +43,15 @@ def compressed(images: Tensor, qualities: Sequence[int]) -> Tensor:
     height, width = images.shape[2:]
     red, green, blue = images.mul(255).round_().unbind(dim=1)
     luma = (red * 0.299 + green * 0.587 + blue * 0.114).round_()
-    chroma = (
-        (blue * 0.5 - red * 0.168736 - green * 0.331264).round_(),
-        (red * 0.5 - green * 0.418688 - blue * 0.081312).round_(),
-    )
-    beyond = (0, -width % 16, 0, -height % 16)
-    luma, blues, reds = (functional.pad(part[:, None], beyond, mode="replicate") for part in (luma, *chroma))
-    luma = _quantised(luma - 128, qualities, LUMINANCE).add_(128)
-    blues, reds = (_half(part, qualities) for part in (blues, reds))
+    blues = (blue * 0.5 - red * 0.168736 - green * 0.331264).round_()
+    reds = (red * 0.5 - green * 0.418688 - blue * 0.081312).round_()
+    planes = torch.stack((luma.sub_(128), blues, reds), dim=1)
+    planes = placing.repeated(planes, (0, -width % 16, 0, -height % 16))
+    luma = _quantised(planes[:, :1], qualities, LUMINANCE).add_(128)
+    # both planes of colour at half the size, one behind the other, and back
+    few = functional.avg_pool2d(planes[:, 1:], 2).round_()
+    colours = _quantised(few, qualities, CHROMINANCE)
+    blues, reds = placing.bilinear(colours, luma.shape[2], luma.shape[3]).chunk(2, dim=1)
     channels = (
         luma + reds * 1.402,
         luma - blues * 0.344136 - reds * 0.714136,
@@ -57,36 +60,32 @@ def compressed(images: Tensor, qualities: Sequence[int]) -> Tensor:
     return torch.cat(channels, dim=1)[:, :, :height, :width].round().clamp_(0, 255).div_(255)
 
 
-def _half(chroma: Tensor, qualities: Sequence[int]) -> Tensor:
-    """A plane of colour at half the size, quantised, and back."""
-    few = functional.avg_pool2d(chroma, 2).round_()
-    return functional.interpolate(_quantised(few, qualities, CHROMINANCE), scale_factor=2, mode="bilinear")
-
-
-def _quantised(plane: Tensor, qualities: Sequence[int], table: Table) -> Tensor:
-    """A plane (batch, 1, height, width) of whole levels around 0, its 8 x 8 cosine transforms rounded."""
-    batch, _, height, width = plane.shape
-    rows, columns = height // 8, width // 8
-    blocks = plane.double().view(batch, rows, 8, columns, 8).transpose(2, 3).reshape(batch, -1, 64)
-    waves = _waves().to(plane.device, non_blocking=True)
-    steps = torch.tensor([_steps(table, quality) for quality in qualities], dtype=torch.float64)
-    steps = steps[:, None].to(plane.device, non_blocking=True)
-    kept = (blocks @ waves.T).div_(SCALE).div_(steps).round_().mul_(steps)
-    levels = (kept @ waves).div_(SCALE).round_().clamp_(-128, 127).float()
-    return levels.view(batch, rows, columns, 8, 8).transpose(2, 3).reshape(batch, 1, height, width)
+def _quantised(planes: Tensor, qualities: Sequence[int], table: Table) -> Tensor:
+    """Planes (batch, planes, height, width) of whole levels around 0, their 8 x 8 transforms rounded."""
+    batch, count, height, width = planes.shape
+    blocks = planes.reshape(batch, count, height // 8, 8, width // 8, 8).transpose(3, 4)
+    blocks = blocks.to(torch.float64).reshape(batch, -1, 64)
+    waves = placing.sent(_waves(), planes.device)
+    steps = placing.sent(_steps(table, qualities), planes.device)[:, None]
+    kept = (blocks @ waves.T).div_(steps).round_().mul_(steps)
+    levels = (kept @ waves).round_().clamp_(-128, 127).float()
+    levels = levels.view(batch, count, height // 8, width // 8, 8, 8).transpose(3, 4)
+    return levels.reshape(batch, count, height, width)
 
 
 def _waves() -> Tensor:
-    """(64, 64): for each frequency the 64 levels of its wave in an orthonormal transform, in steps."""
+    """(64, 64): for each frequency the 64 levels of its wave in an orthonormal transform, in 1 / SCALE."""
     rows = []
     for frequency in range(8):
         height = math.sqrt((1 if frequency == 0 else 2) / 8)
         rows.append([height * math.cos((2 * place + 1) * frequency * math.pi / 16) for place in range(8)])
     one = torch.tensor(rows, dtype=torch.float64)
-    return torch.kron(one, one).mul_(SCALE).round_()
+    return torch.kron(one, one).mul_(SCALE).round_().div_(SCALE)
 
 
-def _steps(table: Table, quality: int) -> list[int]:
-    """The 64 divisors at a quality."""
-    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-    return [min(max((step * scale + 50) // 100, 1), 255) for row in table for step in row]
+def _steps(table: Table, qualities: Sequence[int]) -> Tensor:
+    """(batch, 64) float64: the divisors at each quality."""
+    quality = torch.tensor(qualities, dtype=torch.int64)[:, None]
+    scale = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    steps = (torch.tensor(table).flatten() * scale + 50) // 100
+    return steps.clamp_(1, 255).to(torch.float64)

@@ -101,6 +101,11 @@ class Source:
         return tuple(index.digest for index in self.indexes)
 
     @property
+    def devices(self) -> tuple[str, ...]:
+        """The known devices of all sets; a sample's number in `Batch.device` is its place here."""
+        return self._sets.devices
+
+    @property
     def offsets(self) -> tuple[int, ...]:
         """The number, among the rows of all sets, of each set's first row (for `whole`)."""
         return tuple(itertools.accumulate((index.samples for index in self.indexes[:-1]), initial=0))

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
+
+from ssl_retina.data import placing
 
 DRAWS = 11
 """Jitter or not, its four strengths, their order, grayscale; blur or not, its sigma; solarise; one spare."""
@@ -115,6 +116,12 @@ def recolour(images: Tensor, changes: Tensor) -> Tensor:
     `changes` stay on the CPU, where it is known what happens to whom: the device is never waited for.
     """
     assert changes.device.type == "cpu"
+    for part in placing.parts(len(images), images.device):
+        _recolour(images[part], changes[part])
+    return images
+
+
+def _recolour(images: Tensor, changes: Tensor) -> None:
     jittered = (changes[:, :HUE] != 1).any(dim=1) | (changes[:, HUE] != 0)
     for chosen, change in (
         (jittered, _jittered),
@@ -124,23 +131,24 @@ def recolour(images: Tensor, changes: Tensor) -> Tensor:
     ):
         rows = chosen.nonzero().flatten()
         if len(rows):
-            there = rows.to(images.device, non_blocking=True)
-            images.index_copy_(0, there, change(images[there], changes[rows]))
-    return images
+            there = placing.sent(rows, images.device)
+            placing.put(images, rows.tolist(), change(images[there], changes[rows]))
 
 
 def _jittered(images: Tensor, changes: Tensor) -> Tensor:
     """The four changes, each sample's in its own order; the black surround of a photograph stays black."""
     inside = images.amax(dim=1, keepdim=True).sub_(BLACK).div_(FIELD - BLACK)
-    inside = torch.maximum(inside.clamp_(0, 1), _column(1 - changes[:, SURROUND], images))
+    inside = torch.maximum(inside.clamp_(0, 1), placing.column(1 - changes[:, SURROUND], images))
     field = (inside == 1).float()
     orders = torch.tensor([ORDERS[order] for order in changes[:, ORDER].int().tolist()])  # (batch, 4)
     for kinds in orders.unbind(dim=1):
         images = _blended(images, changes, kinds, field=field)
         rows = (kinds == HUE).nonzero().flatten()
         if len(rows):
-            there = rows.to(images.device, non_blocking=True)
-            images.index_copy_(0, there, shift_hue(images[there], _column(changes[rows, HUE], images)))
+            turned = shift_hue(
+                images[placing.sent(rows, images.device)], placing.column(changes[rows, HUE], images)
+            )
+            placing.put(images, rows.tolist(), turned)
     return images.mul_(inside)
 
 
@@ -158,13 +166,15 @@ def _blended(images: Tensor, changes: Tensor, kinds: Tensor, *, field: Tensor) -
         if share is not None:
             share[chosen] = 1 - changes[chosen, kind]
     grey = luminance(images)
-    other = mean_level(grey, field) * _column(with_mean, images) + grey * _column(with_own, images)
-    return (images * _column(factor, images)).add_(other).clamp_(0, 1)
+    other = mean_level(grey, field) * placing.column(with_mean, images) + grey * placing.column(
+        with_own, images
+    )
+    return (images * placing.column(factor, images)).add_(other).clamp_(0, 1)
 
 
 def _greyed(images: Tensor, changes: Tensor) -> Tensor:
     del changes
-    return luminance(images).expand(-1, 3, -1, -1)
+    return luminance(images).repeat(1, 3, 1, 1)
 
 
 def _blurred(images: Tensor, changes: Tensor) -> Tensor:
@@ -172,12 +182,7 @@ def _blurred(images: Tensor, changes: Tensor) -> Tensor:
 
 
 def _solarised(images: Tensor, changes: Tensor) -> Tensor:
-    return torch.where(images >= _column(changes[:, SOLARISE], images), 1 - images, images)
-
-
-def _column(numbers: Tensor, images: Tensor) -> Tensor:
-    """(batch,) numbers beside images: (batch, 1, 1, 1) on their device."""
-    return numbers.to(images.device, non_blocking=True).view(-1, 1, 1, 1)
+    return torch.where(images >= placing.column(changes[:, SOLARISE], images), 1 - images, images)
 
 
 def luminance(images: Tensor) -> Tensor:
@@ -217,10 +222,10 @@ def blur(images: Tensor, sigmas: Sequence[float]) -> Tensor:
     kernels = [_kernel(sigma) for sigma in sigmas]
     radius = min(max(len(kernel) for kernel in kernels), *images.shape[2:]) - 1
     table = torch.tensor([(kernel + [0.0] * radius)[: radius + 1] for kernel in kernels])
-    weights = [_column(weight, images) for weight in table.unbind(dim=1)]
+    weights = placing.sent(table, images.device)[:, :, None, None, None].unbind(dim=1)
     for dim in (2, 3):
         padding = (0, 0, radius, radius) if dim == 2 else (radius, radius, 0, 0)
-        padded, size = functional.pad(images, padding, mode="reflect"), images.shape[dim]
+        padded, size = placing.reflected(images, padding), images.shape[dim]
         images = padded.narrow(dim, radius, size) * weights[0]
         for away in range(1, radius + 1):
             pair = padded.narrow(dim, radius - away, size) + padded.narrow(dim, radius + away, size)

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_retina import shards
-from ssl_retina.contract import ORIGIN, Batch, ViewSpec
+from ssl_retina import positions, shards
+from ssl_retina.contract import ORIGIN, UNKNOWN, Batch, ViewSpec
 from ssl_retina.data import memory, origin, recipes, views
 from ssl_retina.data.geometry import View
 from ssl_retina.data.images import Encoded, Undecodable, opened
@@ -84,6 +84,7 @@ class Photograph:
     field: Sequence[float] | None
     modality: str
     origin: tuple[int, ...]
+    device: int
 
     @property
     def scan(self) -> bool:
@@ -97,6 +98,9 @@ class Sets:
     def __init__(self, indexes: Sequence[Index]) -> None:
         self._promised = tuple((index.folder, index.digest, index.opener) for index in indexes)
         self._ends = list(itertools.accumulate(index.samples for index in indexes))
+        named = {word for index in indexes for word in index.columns["device"]}
+        self.devices = tuple(sorted(named - {positions.UNKNOWN, ""}))
+        self._devices = {word: number for number, word in enumerate(self.devices)}
         self._readers: dict[int, Reader] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -109,9 +113,11 @@ class Sets:
         row_of = reader.row(local)
         facts, group = reader.facts(local), row_of["group"]
         field = _four_numbers(facts.get("field_of_view"))
-        modality, eye = (reader.index.columns[word][row_of[word]] for word in ("modality", "eye"))
+        words = reader.index.columns
+        modality, eye, device = (words[name][row_of[name]] for name in ("modality", "eye", "device"))
         kin = origin.read(facts, group=group, eye=eye, scan=modality == SCAN)
-        return Photograph(reader.key(local), group, encoded, field, modality, kin)
+        number = self._devices.get(device, UNKNOWN)
+        return Photograph(reader.key(local), group, encoded, field, modality, kin, number)
 
     def key(self, row: int) -> str:
         """The key of one sample."""
@@ -183,12 +189,13 @@ class Stream:
         if room is None:
             room = torch.empty(self.pixel_bytes(len(positions)), dtype=torch.uint8)
         drawn = _Drawn((*global_views, *local_views), memory.laid_out(room, self._shapes(len(positions))))
-        keys, groups, origins, scans, replaced = [], [], [], [], []
+        keys, groups, origins, devices, scans, replaced = [], [], [], [], [], []
         for number, row in enumerate(self._rows(positions).tolist()):
             photograph, skipped = self._photograph(row, int(positions[number]), partial(drawn.draw, number))
             keys.append(photograph.key)
             groups.append(photograph.group)
             origins.append(photograph.origin)
+            devices.append(photograph.device)
             scans.append(photograph.scan)
             replaced += skipped
         batch = Batch(
@@ -202,6 +209,7 @@ class Stream:
             local_field_of_view=torch.from_numpy(drawn.fields[len(global_views) :]) if local_views else None,
             cameras=views.cheap_cameras(self.spec, self.seed, places, scans=scans),
             origin=torch.tensor(origins, dtype=torch.int64).view(len(keys), len(ORIGIN)),
+            device=torch.tensor(devices, dtype=torch.int64),
         )
         return Loaded(batch, tuple(replaced))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_retina.contract import Batch, ViewSpec, uniform
-from ssl_retina.data import cameras, cutting, geometry, native, photometry, recipes
+from ssl_retina.data import cameras, cutting, geometry, native, photometry, placing, recipes
 from ssl_retina.data.cameras import Camera
 from ssl_retina.data.geometry import View
 from ssl_retina.data.images import Decodable, Pixels
@@ -128,11 +128,10 @@ def finish(
         full = 255 if changes.colours is None and changes.cameras is None else 1
         if full == 1:
             changes.apply(pixels.div_(255).flatten(0, 1))
-        # made on the device, they would be waited for
         shift, scale = (
-            torch.tensor(level).mul(full).view(3, 1, 1).to(device, non_blocking=True) for level in (mean, std)
+            placing.sent(torch.tensor(level).mul(full).view(3, 1, 1), device) for level in (mean, std)
         )
-        return (pixels - shift) / scale
+        return pixels.sub_(shift).div_(scale)
 
     changes, local = _Changes.of(batch, batch.global_views, batch.field_of_view, first=0), None
     if batch.local_views is not None:
@@ -144,11 +143,12 @@ def finish(
         local_views=None if local is None else normalised(local),
         position=batch.position.to(device, non_blocking=True),
         group=batch.group.to(device, non_blocking=True),
-        field_of_view=changes.fields.to(device, non_blocking=True),
-        local_field_of_view=None if local is None else local.fields.to(device, non_blocking=True),
+        field_of_view=placing.sent(changes.fields, device),
+        local_field_of_view=None if local is None else placing.sent(local.fields, device),
         colours=None,
         cameras=None,
         origin=None if batch.origin is None else batch.origin.to(device, non_blocking=True),
+        device=None if batch.device is None else batch.device.to(device, non_blocking=True),
     )
 
 

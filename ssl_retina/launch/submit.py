@@ -23,12 +23,12 @@ from ssl_retina.launch import profile as profiles
 from ssl_retina.launch import script
 from ssl_retina.launch.profile import Profile
 from ssl_retina.launch.script import Submission
-from ssl_retina.train import checkpoint, resume, starts
+from ssl_retina.train import checkpoint, resume, skips, starts
 
 JOB = "job.json"
 UNREACHED = ("configuration source", "DNS SRV", "Unable to contact slurm controller")
 """What sbatch says where it does not find its cluster, as on a machine that is no login node."""
-KNOWN = ("checkpoints", "config.json", "metrics.jsonl", starts.STARTS, starts.SUBMISSIONS)
+KNOWN = ("checkpoints", "config.json", "metrics.jsonl", skips.SKIPPED, starts.STARTS, starts.SUBMISSIONS)
 """What a run's folder holds, at least one of them."""
 
 

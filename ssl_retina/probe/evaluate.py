@@ -6,7 +6,7 @@ are, and the same procedure on random halves of the patients, where the probes a
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -25,6 +25,9 @@ METRICS: Mapping[labels.Kind, tuple[str, ...]] = {
 }
 """What is reported of a kind of task; the first is its headline. Of classes, AUROC and AUPRC are means
 over each class against the rest; the predicted class is the likeliest against its base rate."""
+
+WHOLE, MEAN = "", "mean of devices"
+"""Parts of what is tested, beside the names of folds."""
 
 LOWEST = {"quadratic_kappa": -1.0}
 PAIRS_OF_HALVES = 10
@@ -94,10 +97,14 @@ def _probes(count: int, cost: float) -> dict[str, linear.Predict]:
 
 @dataclass(frozen=True)
 class Judged:
-    """Probe -> metric -> estimate, and the C that was chosen in each fold."""
+    """Probe -> metric -> estimate, and the C that was chosen in each fold.
+
+    parts: the same of every named fold by itself, and their MEAN.
+    """
 
     estimates: Mapping[str, Mapping[str, Estimate]]
     costs: tuple[float, ...]
+    parts: Mapping[str, Mapping[str, Mapping[str, Estimate]]] = field(default_factory=dict)
 
 
 def judge(question: Question, features: Features, fitting: Fitting, *, resamples: int) -> Judged:
@@ -105,32 +112,49 @@ def judge(question: Question, features: Features, fitting: Fitting, *, resamples
     chosen = costs(question, features, fitting)
     groups = question.groups[question.tested]
     refitted = _refitted(question, features, fitting, cost=float(np.median(chosen)))
-    found: dict[str, dict[str, Estimate]] = {}
+    found: dict[str, dict[str, dict[str, Estimate]]] = {}
     for probe, scores in score(question, features, fitting, chosen=chosen).items():
-        found[probe] = {}
-        for name, statistic in statistics(question, scores).items():
+        for (part, name), statistic in _of_parts(question, scores).items():
             drawn = metrics.bootstrap(statistic, groups, resamples=resamples, seed=fitting.seed)
-            found[probe][name] = dataclasses.replace(
-                drawn, refitted=np.array(refitted[probe, name]), lowest=LOWEST.get(name, 0.0)
+            found.setdefault(part, {}).setdefault(probe, {})[name] = dataclasses.replace(
+                drawn, refitted=np.array(refitted.get((probe, part, name), [])), lowest=LOWEST.get(name, 0.0)
             )
-    return Judged(found, chosen)
+    return Judged(found.pop(WHOLE), chosen, found)
 
 
 def _refitted(
     question: Question, features: Features, fitting: Fitting, *, cost: float
-) -> dict[tuple[str, str], list[float]]:
+) -> dict[tuple[str, str, str], list[float]]:
     """Every metric of the whole procedure on random halves of the patients, at one C: (halves,) each."""
-    values: dict[tuple[str, str], list[float]] = {
-        (probe, name): [] for probe in PROBES for name in METRICS[question.kind]
-    }
+    values: dict[tuple[str, str, str], list[float]] = {}
     for pair in range(PAIRS_OF_HALVES):
         for kept, part in halves(question, seed=fitting.seed + pair):
             once = np.ones((1, len(part.tested)))
             scored = score(part, features[kept], fitting, chosen=[cost] * len(part.folds))
             for probe, scores in scored.items():
-                for name, statistic in statistics(part, scores).items():
-                    values[probe, name].append(float(statistic(once)[0]))
+                for (place, name), statistic in _of_parts(part, scores).items():
+                    values.setdefault((probe, place, name), []).append(float(statistic(once)[0]))
     return values
+
+
+def _of_parts(question: Question, scores: Scores) -> dict[tuple[str, str], metrics.Statistic]:
+    """(part, metric) -> statistic: of all that is tested, of each named fold, and of the mean of those."""
+    whole = statistics(question, scores)
+    found: dict[tuple[str, str], metrics.Statistic] = {(WHOLE, name): one for name, one in whole.items()}
+    for name, one in whole.items():
+        parts = [partial(_within, one, scores.fold == number) for number in range(len(question.names))]
+        found |= {(part, name): part_of for part, part_of in zip(question.names, parts, strict=True)}
+        if parts:
+            found[MEAN, name] = partial(_mean_of, parts)
+    return found
+
+
+def _within(statistic: metrics.Statistic, there: NDArray[np.bool_], weights: Floats) -> Floats:
+    return statistic(weights * there)
+
+
+def _mean_of(parts: Sequence[metrics.Statistic], weights: Floats) -> Floats:
+    return _mean([one(weights) for one in parts])
 
 
 def statistics(question: Question, scores: Scores) -> dict[str, metrics.Statistic]:

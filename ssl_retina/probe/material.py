@@ -15,6 +15,7 @@ from ssl_retina import labels, pseudonyms, shards
 from ssl_retina.data.selection import AS_OPTIONS, select
 from ssl_retina.errors import InputError
 from ssl_retina.metrics import Integers
+from ssl_retina.positions import UNKNOWN
 from ssl_retina.probe import splits
 from ssl_retina.probe.patients import Grouping, grouping
 from ssl_retina.probe.question import Question
@@ -30,7 +31,10 @@ _CONFLICTS: tuple[str, ...] = ("aliases in training and test", "aliases with con
 
 @dataclass(frozen=True)
 class Settings:
-    """What the labels are joined by; None leaves a column to be recognised."""
+    """What the labels are joined by; None leaves a column to be recognised.
+
+    leave_out: a column of the shards (`device`): each of its words is tested by probes that never saw it.
+    """
 
     data: Path
     labels: Path
@@ -39,13 +43,15 @@ class Settings:
     file: str | None = None
     key_file: Path | None = None
     exclude: Path | None = None
+    leave_out: str | None = None
 
 
 @dataclass(frozen=True)
 class Material:
     """The photographs that have a row in the labels file: (photographs,) in each array.
 
-    role: TRAIN, TEST and so on of `splits`, or None without a declared split.
+    role: TRAIN, TEST and so on of `splits`, or None without a declared split. kinds: the word of each in the
+        column that is left out, or None.
     """
 
     index: Index
@@ -56,6 +62,7 @@ class Material:
     role: Integers | None
     excluded: NDArray[np.bool_]
     split: str | None
+    kinds: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,8 @@ class Case:
 
 def gather(settings: Settings) -> Material:
     """Join labels and shards. Raises UserError that says what to do where they do not fit."""
+    if settings.split is not None and settings.leave_out is not None:
+        raise InputError("--split and --leave-out both say what is tested: give one of them")
     table = labels.read(settings.labels)
     index = shards.read_index(settings.data)
     reader = Reader(index)
@@ -78,6 +87,10 @@ def gather(settings: Settings) -> Material:
     numbers = joined.numbers.tolist()
     records = [reader.facts(number) for number in numbers]
     keys = tuple(reader.key(number) for number in numbers)
+    kinds = None
+    if settings.leave_out is not None:
+        words = index.columns[settings.leave_out]
+        kinds = tuple(words[int(reader.positions[number][settings.leave_out])] for number in numbers)
     reader.close()
     role = None
     if settings.split is not None:
@@ -92,6 +105,7 @@ def gather(settings: Settings) -> Material:
         role=role,
         excluded=~np.isin(joined.numbers, kept),
         split=settings.split,
+        kinds=kinds,
     )
 
 
@@ -112,7 +126,7 @@ def case(material: Material, target: labels.Target, *, seed: int) -> Case:
     usable = ~np.logical_or.reduce(list(reasons.values()))
     places = np.flatnonzero(usable)
     question = _question(material, target, classes, places=places, seed=seed)
-    _check(question, target, material.grouping)
+    _check(question, target, material)
     conflicts: dict[str, tuple[str, ...]] = {
         name: tuple(material.keys[int(place)] for place in np.flatnonzero(reasons[name]))
         for name in _CONFLICTS
@@ -128,6 +142,8 @@ def _reasons(material: Material, classes: Integers) -> dict[str, NDArray[np.bool
     if material.role is not None:
         reasons["aliases in training and test"] = material.role == splits.SPLIT_CONFLICT
         reasons["in no split"] = material.role == splits.NO_SPLIT
+    if material.kinds is not None:
+        reasons["device unknown"] = np.isin(material.kinds, (UNKNOWN, ""))
     reasons |= {"no label": classes == -1, "aliases with contradicting labels": classes == labels.CONFLICT}
     seen = np.zeros(len(classes), bool)
     for name, there in reasons.items():
@@ -145,14 +161,21 @@ def _question(
         keys = [material.keys[int(place)] for place in places]
         folds: tuple[splits.Fold, ...] = (splits.declared(material.role[places], groups, keys),)
         return Question(target.kind, count, chosen, groups, folds)
+    if material.kinds is not None:
+        kinds = [material.kinds[int(place)] for place in places]
+        names, folds = splits.leave_one_out(kinds, groups, chosen, fewest=FEWEST_GROUPS)
+        return Question(target.kind, count, chosen, groups, folds, names)
     enough = len(places) and (splits.groups_of_class(chosen, groups, count) >= FEWEST_GROUPS).sum() >= 2
     folds = splits.cross_fitting(chosen, groups, seed=seed) if enough else ()
     return Question(target.kind, count, chosen, groups, folds)
 
 
-def _check(question: Question, target: labels.Target, level: Grouping) -> None:
+def _check(question: Question, target: labels.Target, material: Material) -> None:
     """Refuse what would give numbers without meaning: a missing class, a handful of patients."""
-    unit = "patients" if level.level == "patient" else "photographs"
+    unit = "patients" if material.grouping.level == "patient" else "photographs"
+    if material.kinds is not None:
+        _check_left_out(question, target, unit)
+        return
     declared = len(question.folds) == 1
     train = question.folds[0].train if declared else np.arange(len(question.classes))
     where = "the training part" if declared else "the labelled photographs"
@@ -167,6 +190,17 @@ def _check(question: Question, target: labels.Target, level: Grouping) -> None:
             f"task {target.task.name}: the test part has {len(test)} photographs, none of them "
             f"{' or '.join(missing[:5])}: nothing can be judged"
         )
+
+
+def _check_left_out(question: Question, target: labels.Target, unit: str) -> None:
+    if len(question.names) < 2:
+        found = ", ".join(question.names) or "none"
+        raise InputError(
+            f"task {target.task.name}: --leave-out needs two devices at least with {FEWEST_GROUPS} {unit} of "
+            f"each class; there is {found}. Ask for a coarser task, or label more"
+        )
+    for name, fold in zip(question.names, question.folds, strict=True):
+        _check_classes(question, target, fold.train, where=f"{unit} without device {name}")
 
 
 def _check_classes(question: Question, target: labels.Target, train: Integers, *, where: str) -> None:

@@ -14,7 +14,8 @@ from ssl_retina.probe.splits import Fold, cross_fitting, fold_count
 class Question:
     """Classes in [0, count) and groups (photographs,) int64, and the folds they are split into.
 
-    One fold is a declared split, several are cross-fitting.
+    One fold is a declared split, several are cross-fitting; or each has a name, that of what is left out of
+    its training part (`names`), and is judged by itself too.
     """
 
     kind: labels.Kind
@@ -22,6 +23,12 @@ class Question:
     classes: Integers
     groups: Integers
     folds: tuple[Fold, ...]
+    names: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> bool:
+        """Whether the folds are not drawn here, so that a part of the patients keeps them."""
+        return len(self.folds) == 1 or bool(self.names)
 
     @property
     def tested(self) -> Integers:
@@ -37,7 +44,8 @@ def halves(question: Question, *, seed: int) -> Iterator[tuple[Integers, Questio
     """
     names, member = np.unique(question.groups, return_inverse=True)
     stratum = np.zeros(len(names), np.int64)
-    np.maximum.at(stratum, member, question.classes * 2 + _is_tested(question))
+    sides = len(question.folds) + 1
+    np.maximum.at(stratum, member, question.classes * sides + _tested_by(question))
     order = np.random.default_rng(seed).permutation(len(names))
     order = order[np.argsort(stratum[order], kind="stable")]
     side = np.empty(len(names), np.int64)
@@ -49,23 +57,25 @@ def halves(question: Question, *, seed: int) -> Iterator[tuple[Integers, Questio
             yield kept, part
 
 
-def _is_tested(question: Question) -> Integers:
+def _tested_by(question: Question) -> Integers:
+    """The number of the given fold that tests each photograph, from 1 on; 0 for none."""
     tested = np.zeros(len(question.classes), np.int64)
-    if len(question.folds) == 1:
-        tested[question.folds[0].test] = 1
+    for number, fold in enumerate(question.folds if question.given else (), start=1):
+        tested[fold.test] = number
     return tested
 
 
 def _part(question: Question, kept: Integers, *, seed: int) -> Question | None:
     classes, groups = question.classes[kept], question.groups[kept]
-    if len(question.folds) == 1:
-        only = question.folds[0]
-        sides = (np.flatnonzero(np.isin(kept, side)) for side in (only.train, only.test))
-        folds: tuple[Fold, ...] = (Fold(*sides),)
+    if question.given:
+        folds = tuple(
+            Fold(*(np.flatnonzero(np.isin(kept, side)) for side in (fold.train, fold.test)))
+            for fold in question.folds
+        )
     elif fold_count(classes, groups) < 2:
         return None
     else:
         folds = cross_fitting(classes, groups, seed=seed, folds=fold_count(classes, groups))
     if any(len(np.unique(classes[fold.train])) < 2 or not len(fold.test) for fold in folds):
         return None
-    return Question(question.kind, question.count, classes, groups, folds)
+    return Question(question.kind, question.count, classes, groups, folds, question.names)

@@ -61,6 +61,24 @@ def rows(task: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         yield (one["weights"], NAMES[one["probe"]], *(shown(one["metrics"][name]) for name in names))
 
 
+def device_rows(task: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The table by device: each was left out of the training of the probes that scored it."""
+    names = task["metrics"]
+    devices = {one["name"]: one for one in task["devices"]}
+    yield (
+        "device left out",
+        "images (patients)",
+        "weights",
+        "probe",
+        *(_metric(task, name) for name in names),
+    )
+    for one in task["by_device"]:
+        there = devices.get(one["device"])
+        counted = f"{there['tested_images']} ({there['tested_patients']})" if there else ""
+        cells = (shown(one["metrics"][name]) for name in names)
+        yield (one["device"], counted, one["weights"], NAMES[one["probe"]], *cells)
+
+
 def difference_rows(task: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """The same for the paired differences between the first WEIGHTS and each other one."""
     names = task["metrics"]
@@ -96,6 +114,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     for task in result["tasks"]:
         lines += ["", f"## {task['name']}", "", heading(task, result["level"]), ""]
         lines += _table(rows(task))
+        if "by_device" in task:
+            lines += ["", *_table(device_rows(task))]
         if task["differences"]:
             lines += ["", *_table(difference_rows(task))]
         if task["left_out"]:

@@ -54,6 +54,7 @@ def probe(
             {
                 **summary.task(case, gathered),
                 "results": list(summary.results(weights, found)),
+                **({"by_device": list(summary.by_device(weights, found))} if case.question.names else {}),
                 "differences": list(summary.differences(weights, found)),
             }
             for case, found in zip(cases, judged, strict=True)

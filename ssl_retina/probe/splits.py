@@ -104,6 +104,28 @@ def cross_fitting(classes: Integers, groups: Integers, *, seed: int, folds: int 
     return tuple(Fold(train.astype(np.int64), test.astype(np.int64)) for train, test in parts)
 
 
+def leave_one_out(
+    kinds: Sequence[str], groups: Integers, classes: Integers, *, fewest: int
+) -> tuple[tuple[str, ...], tuple[Fold, ...]]:
+    """A fold for each kind (such as a device) of photographs: it is tested, all others are trained on.
+
+    Patients who were photographed by several have no photograph in the training part of a fold that tests
+    them. A kind in which a class has fewer than `fewest` patients can be judged by nobody: it is trained on
+    alone. kinds, groups, classes: of each photograph. Gives the kinds that are judged, and their folds.
+    """
+    kind = np.asarray(kinds)
+    count = int(classes.max()) + 1 if len(classes) else 0
+    names, folds = [], []
+    for name in sorted(set(kinds)):
+        there = kind == name
+        if (groups_of_class(classes[there], groups[there], count) < fewest).any():
+            continue
+        elsewhere = ~there & ~np.isin(groups, groups[there])
+        names.append(name)
+        folds.append(Fold(np.flatnonzero(elsewhere), np.flatnonzero(there)))
+    return tuple(names), tuple(folds)
+
+
 def groups_of_class(classes: Integers, groups: Integers, count: int) -> Integers:
     """How many groups hold each of `count` classes: (count,)."""
     return np.array([len(np.unique(groups[classes == one])) for one in range(count)], np.int64)

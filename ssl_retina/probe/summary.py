@@ -8,7 +8,7 @@ import numpy as np
 
 from ssl_retina.labels import Joined
 from ssl_retina.metrics import Estimate, Integers
-from ssl_retina.probe.evaluate import METRICS, Judged
+from ssl_retina.probe.evaluate import MEAN, METRICS, Judged
 from ssl_retina.probe.features import Representation
 from ssl_retina.probe.material import Case, Material
 from ssl_retina.probe.patients import IMAGE_LEVEL
@@ -65,11 +65,37 @@ def task(case: Case, gathered: Material) -> dict[str, Any]:
         "left_out": dict(case.left_out),
         "conflicts": {name: list(keys) for name, keys in case.conflicts.items() if keys},
     }
+    if question.names:
+        facts["devices"] = list(_devices(case))
     if target.kind == "binary":
         facts["positives"] = int(classes.sum())
         facts["positive_patients"] = _patients(groups[classes == 1])
         facts["base_rate"] = float(classes.mean())
     return facts
+
+
+def _devices(case: Case) -> Iterator[dict[str, Any]]:
+    """What each device that was left out is tested on, and what its probes learned from."""
+    question = case.question
+    for name, fold in zip(question.names, question.folds, strict=True):
+        entry: dict[str, Any] = {"name": name}
+        for side, part in (("tested", fold.test), ("trained", fold.train)):
+            entry[f"{side}_images"] = len(part)
+            entry[f"{side}_patients"] = _patients(question.groups[part])
+            counts = {
+                one: int((question.classes[part] == n).sum()) for n, one in enumerate(case.target.classes)
+            }
+            entry[f"{side}_counts"] = counts
+        yield entry
+
+
+def by_device(names: Sequence[str], judged: Sequence[Judged]) -> Iterator[dict[str, Any]]:
+    """Every metric of each WEIGHTS and probe on each device by itself, and the mean of the devices."""
+    for name, one in zip(names, judged, strict=True):
+        for part, probes in one.parts.items():
+            for probe, estimates in probes.items():
+                entry: dict[str, Any] = {"weights": name, "probe": probe, "device": part}
+                yield entry | {"metrics": {metric: number(found) for metric, found in estimates.items()}}
 
 
 def _patients(groups: Integers) -> int:
@@ -79,6 +105,8 @@ def _patients(groups: Integers) -> int:
 def _split(case: Case, gathered: Material) -> str:
     folds = case.question.folds
     unit = "patients" if gathered.grouping.level == "patient" else "photographs"
+    if case.question.names:
+        return f"{len(folds)} devices, each scored by a model that saw neither it nor its {unit}"
     if gathered.role is not None:
         return f"column {gathered.split!r}: {len(folds[0].train)} train, {len(folds[0].test)} test"
     return f"{len(folds)} folds of {unit}, each scored by a model that never saw them"
@@ -96,16 +124,19 @@ def results(names: Sequence[str], judged: Sequence[Judged]) -> Iterator[dict[str
 
 
 def differences(names: Sequence[str], judged: Sequence[Judged]) -> Iterator[dict[str, Any]]:
-    """The first WEIGHTS less each other one, on the same resamples and halves."""
+    """The first WEIGHTS less each other one, on the same resamples and halves; of devices, their mean."""
     for name, other in zip(names[1:], judged[1:], strict=True):
-        for probe, estimates in judged[0].estimates.items():
+        for probe, whole in judged[0].estimates.items():
+            parts = judged[0].parts
+            pairs = (
+                (parts[MEAN][probe], other.parts[MEAN][probe]) if parts else (whole, other.estimates[probe])
+            )
             yield {
                 "weights": names[0],
                 "against": name,
                 "probe": probe,
                 "metrics": {
-                    metric: number(estimate.minus(other.estimates[probe][metric]))
-                    for metric, estimate in estimates.items()
+                    metric: number(estimate.minus(pairs[1][metric])) for metric, estimate in pairs[0].items()
                 },
             }
 

@@ -21,7 +21,7 @@ from ssl_retina import config, files, methods
 from ssl_retina.contract import uniform
 from ssl_retina.data.views import IMAGENET_MEAN, IMAGENET_STD
 from ssl_retina.errors import CheckpointError, StateError
-from ssl_retina.models import encoder, weights
+from ssl_retina.models import adversary, encoder, weights
 from ssl_retina.models.encoder import Encoder
 from ssl_retina.models.pretrained import CARD_NAME, CONFIG_NAME, SUMS_NAME, WEIGHTS_NAME
 from ssl_retina.release import card, facts
@@ -117,6 +117,7 @@ def _method(trained: Trained) -> Any:
     method = methods.load(run.method_name).Method(
         run.method, partial(encoder.build, run.model, checkpointing=False)
     )
+    adversary.attach(method, run.adversary)
     weights.load_into(method, trained.tensors, "the checkpoint")
     return method.eval()
 

@@ -14,6 +14,7 @@ from ssl_retina.train import tracking
 from ssl_retina.train.meter import Meter
 from ssl_retina.train.saving import Progress
 from ssl_retina.train.setup import Session
+from ssl_retina.train.skips import Tried
 from ssl_retina.train.tracking import finite
 
 Line = dict[str, float | None]
@@ -21,12 +22,16 @@ Line = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One optimiser step: this rank's loss (a device scalar), the last micro-batch's answer, the rate."""
+    """One optimiser step: this rank's loss (a device scalar), the last micro-batch's answer, the rate.
+
+    tried: each micro-batch of this rank.
+    """
 
     loss: Tensor
     output: Output
     learning_rate: float
     applied: bool
+    tried: tuple[Tried, ...] = ()
 
 
 class Logbook:

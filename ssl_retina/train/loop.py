@@ -14,13 +14,14 @@ from ssl_retina.config import Run
 from ssl_retina.contract import Batch, Clock
 from ssl_retina.data.views import finish
 from ssl_retina.errors import NumericalError
-from ssl_retina.train import schedule, setup, signals, starts
+from ssl_retina.train import schedule, setup, signals, skips, starts
 from ssl_retina.train.engine import process_group
 from ssl_retina.train.logbook import Line, Logbook, Outcome
 from ssl_retina.train.meter import Meter
-from ssl_retina.train.saving import Progress
+from ssl_retina.train.saving import WINDOW, Progress
 from ssl_retina.train.setup import Session
 from ssl_retina.train.signals import Stop
+from ssl_retina.train.skips import Tried
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,11 @@ def _steps(session: Session, stop: Stop) -> tuple[Progress, int, Line]:
             outcome = _step(session, batches, Clock(progress.step, total, run.seed))
             number = int(dist.maximum(stop.signal))  # one rank with a signal is enough; waits for the device
         progress = progress.after(applied=outcome.applied)
+        if not outcome.applied:
+            session.terminal.say(skips.note(run.out, progress.step, outcome.tried))
         logbook.record(progress, outcome)  # before the save: a checkpoint vouches for the lines up to it
         session.terminal.advance(progress.step)
-        if progress.in_a_row >= run.train.skipped_limit:
+        if not outcome.applied and progress.is_hopeless(run.train.skipped_limit):
             raise NumericalError(_hopeless(progress))
         ends = progress.step == total or number != 0
         if ends or progress.step % run.checkpoint.every_steps == 0:
@@ -87,15 +90,16 @@ def _step(session: Session, batches: Iterator[Batch], clock: Clock) -> Outcome:
     engine = session.engine
     rate = schedule.learning_rate(session.run, clock.step)
     decay = schedule.weight_decay(session.run, clock.step)
-    losses = []
+    tried = []
     for _ in range(session.run.train.accumulate):
-        output = engine.forward(next(batches), clock)
+        batch = next(batches)
+        output = engine.forward(batch, clock)
         engine.backward(output.loss)
-        losses.append(output.loss.detach())
+        tried.append(Tried(output.loss.detach(), batch.keys))
         applied = engine.step(rate, decay, fraction=clock.fraction)
     if applied:
         session.method.after_step(clock, engine.weights)
-    return Outcome(torch.stack(losses).mean(), output, rate, applied)
+    return Outcome(torch.stack([one.loss for one in tried]).mean(), output, rate, applied, tuple(tried))
 
 
 def _batches(session: Session, meter: Meter) -> Iterator[Batch]:
@@ -116,6 +120,7 @@ def _batches(session: Session, meter: Meter) -> Iterator[Batch]:
 def _hopeless(progress: Progress) -> str:
     return (
         f"the loss or its gradient was not finite in {progress.in_a_row} steps in a row, up to step "
-        f"{progress.step}; none of them changed the weights. Checkpoints from before are kept: lower "
-        "optim.learning_rate or set optim.clip_norm, and continue with --change"
+        f"{progress.step}, and in {len(progress.recent)} of the last {WINDOW}; none of them changed the "
+        "weights. Checkpoints from before are kept: lower optim.learning_rate or set optim.clip_norm, and "
+        "continue with --change"
     )

@@ -16,28 +16,42 @@ from ssl_retina.train import checkpoint
 from ssl_retina.train.engine import Engine, State
 from ssl_retina.train.terminal import Terminal
 
+WINDOW = 1000
+"""Steps that are looked back on for skipped ones."""
+
 MISSES = 2
 """So many refused saves in a row stop the run."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: steps done, those among them that were skipped, and how many of these in a row."""
+    """Where a run stands: steps done, those among them that were skipped, and how many of these in a row.
+
+    recent: the skipped ones among the last WINDOW steps.
+    """
 
     step: int = 0
     skipped: int = 0
     in_a_row: int = 0
+    recent: tuple[int, ...] = ()
 
     def after(self, *, applied: bool) -> "Progress":
         """One step further."""
+        step = self.step + 1
+        recent = tuple(one for one in self.recent if one > step - WINDOW)
         if applied:
-            return Progress(self.step + 1, self.skipped, 0)
-        return Progress(self.step + 1, self.skipped + 1, self.in_a_row + 1)
+            return Progress(step, self.skipped, 0, recent)
+        return Progress(step, self.skipped + 1, self.in_a_row + 1, (*recent, step))
+
+    def is_hopeless(self, limit: int) -> bool:
+        """Whether `limit` steps in a row were skipped, or as many (a hundredth at least) of WINDOW."""
+        return self.in_a_row >= limit or len(self.recent) >= max(limit, WINDOW // 100)
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "Progress":
-        """From a checkpoint's facts."""
-        return cls(facts["step"], facts["skipped"], facts["skipped_in_a_row"])
+        """From a checkpoint's facts; older ones do not say which were recent."""
+        recent = tuple(facts.get("skipped_recently", ()))
+        return cls(facts["step"], facts["skipped"], facts["skipped_in_a_row"], recent)
 
 
 class Saver:
@@ -85,6 +99,7 @@ class Saver:
             "samples": progress.step * self._run.data.batch_size,
             "skipped": progress.skipped,
             "skipped_in_a_row": progress.in_a_row,
+            "skipped_recently": list(progress.recent),
             "optimizer_steps": state.steps,
             "parent_step": self._saved,
         }

@@ -22,9 +22,9 @@ from ssl_retina.config import Run
 from ssl_retina.contract import Method, ViewSpec
 from ssl_retina.data.loader import Source, open_source
 from ssl_retina.errors import InputError, ShardError
-from ssl_retina.models import blocks, encoder
+from ssl_retina.models import adversary, blocks, encoder
 from ssl_retina.models.initial import Initial
-from ssl_retina.train import beginning, checkpoint, knn, optim, resume, saving, starts, tracking
+from ssl_retina.train import beginning, checkpoint, knn, optim, resume, saving, skips, starts, tracking
 from ssl_retina.train.engine import Engine
 from ssl_retina.train.evaluation import Evaluation
 from ssl_retina.train.saving import Progress, Saver
@@ -67,6 +67,7 @@ def opened(run: Run, *, extend: bool = False, change: bool = False) -> Iterator[
         method, views = build_method(run, initial)
         source = open_source(run.data, views, seed=run.seed)
         refuse_repeats(run, source)
+        refuse_devices(run, source)
         dist.first_decides(lambda: _claim(run.out, stack))
         verify_data(run, source)
         facts = _facts(run, source)
@@ -123,6 +124,18 @@ def refuse_repeats(run: Run, source: Source) -> None:
         )
 
 
+def refuse_devices(run: Run, source: Source) -> None:
+    """Raise InputError where an adversary has nothing to tell apart, or more than it can."""
+    count, most = len(source.devices), run.adversary.devices
+    if run.adversary.weight and count < 2:
+        raise InputError(
+            f"adversary.weight ({run.adversary.weight:g}) needs photographs of two known devices at least; "
+            f"the sets name {count or 'none'}. Leave it out, or shard again with a table that names devices"
+        )
+    if run.adversary.weight and count > most:
+        raise InputError(f"adversary.devices ({most}) must be at least the {count} devices of the sets")
+
+
 def remarks(run: Run, source: Source, micro_batch: int) -> list[str]:
     """Where photographs of addresses are kept, and what is allowed but seldom meant, as sentences."""
     said = [*source.notes]
@@ -160,6 +173,7 @@ def build_method(run: Run, initial: Initial | None = None) -> tuple[nn.Module, V
     build = partial(encoder.build, run.model) if initial is None else initial.build
     make = partial(build, checkpointing=run.train.activation_checkpointing)
     method = module.Method(run.method, make)
+    adversary.attach(method, run.adversary)
     if run.train.compile:
         blocks.compile_all(method, steady=run.method.steady_shapes)
     return cast(nn.Module, method), cast(ViewSpec, module.views(run.method, run.model.image_size))
@@ -182,7 +196,7 @@ def deterministic() -> Iterator[None]:
 def _claim(out: Path, stack: contextlib.ExitStack) -> None:
     """Be the only writer of the run folder, and clear away what dead writers left half done."""
     own = (checkpoint.FOLDER, "config.json", VERIFIED, beginning.RECEIPT)
-    known = (*own, tracking.METRICS, starts.STARTS, starts.SUBMISSIONS)
+    known = (*own, tracking.METRICS, skips.SKIPPED, starts.STARTS, starts.SUBMISSIONS)
     files.claim_folder(out, known, "a run")
     stack.enter_context(files.lock(out))
     checkpoint.sweep(out)

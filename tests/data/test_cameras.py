@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssl_retina import config, shard_index
 from ssl_retina.contract import ViewSpec, uniform
-from ssl_retina.data import cameras, recipes, views
+from ssl_retina.data import cameras, placing, recipes, views
 from ssl_retina.data.cameras import Camera, Chance
 from ssl_retina.data.loader import Source, open_source
 from ssl_retina.data.recipes import Recipe
@@ -85,8 +85,8 @@ DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 @pytest.mark.parametrize("camera", [Camera(), EVERYTHING], ids=["some", "everything"])
 @pytest.mark.parametrize("side", [48, 37])
 def test_pixels_do_not_hang_on_the_batch(camera: Camera, side: int, device: str) -> None:
-    """Bit for bit: 35 at once (two chunks), in odd parts, one by one, in another order, on one thread."""
-    count = cameras.CHUNK + 3
+    """Bit for bit: 11 at once (in two parts), in odd parts, one by one, in another order, on one thread."""
+    count = placing.PARTS["cpu"] + 3
     pixels, fields = eyes(count, side)
     pixels = pixels.to(device)
     fields[4] = float("nan")
@@ -121,14 +121,14 @@ def test_draws_do_not_hang_on_the_batch() -> None:
 def test_a_big_batch_is_changed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, sound = [], cameras._photograph
 
-    def noted(images: Tensor, changes: Tensor, fields: Tensor) -> Tensor:
+    def noted(images: Tensor, numbers: cameras._Numbers, fields: Tensor) -> Tensor:
         sizes.append(len(images))
-        return sound(images, changes, fields)
+        return sound(images, numbers, fields)
 
     monkeypatch.setattr(cameras, "_photograph", noted)
     pixels, fields = eyes(100, 16)
     taken(pixels, drawn(EVERYTHING, 100, 16), fields)
-    assert max(sizes) == cameras.CHUNK
+    assert max(sizes) == placing.PARTS["cpu"]
     assert sum(sizes) == 100
 
 

@@ -395,3 +395,36 @@ def test_random_follows_the_seed_and_leaves_the_generator(site: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     np.testing.assert_array_equal(first, random(0))
     assert not np.allclose(first, random(1))
+
+
+def test_leave_out_judges_each_device_by_itself(probe: Probe, quick: None, tmp_path: Path) -> None:
+    code, result, _ = probe("pixel-pca mean-colour", "--leave-out", "device")
+    assert code == 0
+    task = result["tasks"][0]
+    assert task["split"] == "2 devices, each scored by a model that saw neither it nor its patients"
+    assert [one["name"] for one in task["devices"]] == list(factory.DEVICES)
+    for one in task["devices"]:
+        assert one["tested_images"] + one["trained_images"] == SAMPLES
+        assert one["tested_patients"] + one["trained_patients"] == PATIENTS
+    names = [one["device"] for one in task["by_device"] if one["weights"] == "pixel-pca"]
+    assert names == [name for name in (*factory.DEVICES, evaluate.MEAN) for _ in range(2)]
+    mean = {
+        (one["weights"], one["probe"], one["device"]): one["metrics"]["auroc"] for one in task["by_device"]
+    }
+    for one in task["differences"]:  # of the means
+        pair = [mean[name, one["probe"], evaluate.MEAN]["value"] for name in ("pixel-pca", "mean-colour")]
+        assert one["metrics"]["auroc"]["value"] == pytest.approx(pair[0] - pair[1])
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report.count("| camera-a | 48 (24) |") == 4
+    assert report.count(f"| {evaluate.MEAN} |") == 4
+
+
+def test_leave_out_refuses_what_it_cannot_answer(probe: Probe, tmp_path: Path) -> None:
+    code, _, noise = probe("mean-colour", "--leave-out", "device", "--split", "split")
+    assert (code, "give one of them" in noise) == (2, True)
+    folder = tmp_path / "odd"  # every patient went to both cameras: nobody is left to train on
+    factory.make_shards(folder / "shards", samples=94, size=32, patients=47)
+    factory.make_labels(folder / "labels.csv", samples=94, patients=47)
+    paths = {"data": folder / "shards", "labels": folder / "labels.csv"}
+    code, _, noise = probe("mean-colour", "--leave-out", "device", **paths)
+    assert (code, "patients without device camera-a: 0 with" in noise) == (2, True)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from ssl_retina import launch
+from ssl_retina.contract import ViewSpec
+from ssl_retina.data.loader import open_source
 from ssl_retina.train import checkpoint
 from ssl_retina.train.engine import process_group
 
@@ -198,6 +200,22 @@ def test_f61_f64_a_nan_on_one_rank_skips_the_step_on_all(request: pytest.Fixture
     assert checkpoint.load_facts(checkpoint.newest(folder / "broken"))["optimizer_steps"] == 10
     assert all(bool(torch.isfinite(value).all()) for value in tensors(folder / "broken").values())
     assert_bit_equal(folder / "broken", folder / "broken-resumed")
+    assert_the_samples_are_named(folder, last=1 if world == "two" else 0)
+
+
+def assert_the_samples_are_named(folder: Path, last: int) -> None:
+    """Those of the rank whose loss was broken, by the global order; after a resume each step once."""
+    data = tiny.run(folder / "shards", folder / "broken").data
+    source = open_source(data, ViewSpec("mae", 1, 32), seed=3)
+    for name in ("broken", "broken-resumed"):
+        noted = [json.loads(line) for line in (folder / name / "skipped.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in noted] == [5, 6]
+        for line in noted:
+            assert line["not_finite"] == "loss"
+            (only,) = line["ranks"]
+            count = 8 // (last + 1)
+            batches = source.batches((line["step"] - 1) * 8, rank=last, world=last + 1, micro_batch=count)
+            assert only == {"rank": last, "keys": list(next(batches).keys)}
 
 
 @pytest.mark.parametrize("world", ["one", "two"])

@@ -24,6 +24,7 @@ from ssl_retina.errors import (
 from ssl_retina.methods import mocov3
 from ssl_retina.train import checkpoint, loop, saving, setup
 from ssl_retina.train.engine import process_group
+from ssl_retina.train.saving import Progress
 from ssl_retina.train.signals import Stop
 
 
@@ -139,6 +140,21 @@ def test_a_skipped_step_changes_nothing_and_the_teacher_follows_an_applied_one(
     for applied in (moved[1], moved[3]):
         assert "teacher.encoder.vit.blocks.0.attn.qkv.weight" in applied
         assert "teacher.head.layers.0.weight" in applied
+
+
+def test_f62_one_step_in_a_hundred_is_too_many_over_a_thousand() -> None:
+    """Nine scattered skips are borne, the tenth within a thousand steps is not; older ones are forgotten."""
+    progress = Progress()
+    for step in range(1, 3000):
+        progress = progress.after(applied=step % 112 != 0)  # 9 times in a thousand at most
+        assert not progress.is_hopeless(10)
+    again = Progress.of(
+        {"step": 2999, "skipped": 26, "skipped_in_a_row": 0, "skipped_recently": progress.recent}
+    )
+    assert again == progress
+    hopeless = [progress := progress.after(applied=step % 99 != 0) for step in range(1000)]
+    assert any(one.is_hopeless(10) and one.in_a_row == 1 for one in hopeless)
+    assert not any(one.is_hopeless(50) for one in hopeless)
 
 
 def _bit_flip(folder: Path) -> None:
