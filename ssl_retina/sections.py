@@ -25,10 +25,12 @@ class Section(BaseModel):
 
     couples_batch: the method's loss compares the samples of a batch with each other (contrast, batch norm).
     steady_shapes: every step has as many tokens as the one before, so that the compiler may count on it.
+    encodes_in_parts: `train.encoder_batch` is heeded.
     """
 
     couples_batch: ClassVar[bool] = False
     steady_shapes: ClassVar[bool] = True
+    encodes_in_parts: ClassVar[bool] = False
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
@@ -156,6 +158,8 @@ class Train(Section):
 
     zero_stage: what is shared out over the ranks: 1 masters and moments, 2 gradients too, 3 weights too,
         for models that do not fit otherwise.
+    encoder_batch: at most so many images of a view are encoded at a time, and again in the backward pass, so
+        that a contrast's batch need not fit with all its activations (cached gradients, Gao et al. 2021).
     compile: the transformer blocks, by torch's compiler, in the first steps; needs a C++ compiler on a CPU.
     skipped_limit: non-finite steps in a row before the run stops.
     """
@@ -165,6 +169,7 @@ class Train(Section):
     zero_stage: Literal[1, 2, 3] = 1
     accumulate: Positive = 1
     activation_checkpointing: bool = False
+    encoder_batch: Positive | None = None
     compile: bool = False
     skipped_limit: Positive = 10
 

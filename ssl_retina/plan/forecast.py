@@ -52,9 +52,16 @@ def memory(run: Run, work: Work, world: int, micro_batch: int) -> Memory:
     masters = 3 * FP32 * work.trained / world
     gradients = FP32 * work.trained / (world if stage > 1 else 1)
     buckets = BUCKET_ELEMENTS * FP32 * 2
-    kept = work.kept * micro_batch + _fixed(run, work)
+    kept = work.kept * micro_batch + _part(run, work, micro_batch) + _fixed(run, work)
     accumulated = gradients if run.train.accumulate > 1 else 0
+    if run.train.encoder_batch is not None:  # summed over the parts before they are reduced
+        accumulated = FP32 * work.trained
     return Memory(weights + masters + buckets + accumulated, max(kept, 2 * gradients))
+
+
+def _part(run: Run, work: Work, micro_batch: int) -> float:
+    """Bytes of the part of a view that is computed again at a time."""
+    return work.within / work.views * min(run.train.encoder_batch or 0, micro_batch)
 
 
 def _fixed(run: Run, work: Work) -> float:
@@ -67,14 +74,17 @@ def _largest(run: Run, work: Work, world: int, usable: float) -> int:
     empty = memory(run, work, world, 0)
     if empty.whole > usable:
         return 0
-    return max(int((usable - empty.states - _fixed(run, work)) / work.kept), 0)
+    part = _part(run, work, run.data.batch_size)
+    return max(int((usable - empty.states - part - _fixed(run, work)) / work.kept), 0)
 
 
 def images_per_second(run: Run, work: Work, device: Device) -> float:
     """Of one device that waits for no data: matrices first, then traffic."""
     traffic = COMPILED if run.train.compile else TRAFFIC
     flops = work.flops + work.again
-    return 1 / (flops / device.matrix(run.train.precision) + traffic * work.kept / device.bandwidth)
+    return 1 / (
+        flops / device.matrix(run.train.precision) + traffic * (work.kept + work.within) / device.bandwidth
+    )
 
 
 def tell(run: Run, work: Work, device: Device, *, world: int, price: float | None) -> dict[str, Any]:
@@ -132,7 +142,13 @@ def here(run: Run) -> dict[str, Any]:
 def _shortened(run: Run) -> Run:
     fewer = {"depth": min(run.model.depth or MEASURED_BLOCKS, MEASURED_BLOCKS)}
     precision = "fp32" if dist.device().type == "cpu" else run.train.precision
-    alone = {"accumulate": 1, "compile": False, "zero_stage": 1, "precision": precision}
+    alone = {
+        "accumulate": 1,
+        "compile": False,
+        "zero_stage": 1,
+        "precision": precision,
+        "encoder_batch": None,
+    }
     return run.model_copy(
         update={
             "model": run.model.model_copy(update=fewer),
