@@ -158,6 +158,8 @@ class Train(Section):
 
     zero_stage: what is shared out over the ranks: 1 masters and moments, 2 gradients too, 3 weights too,
         for models that do not fit otherwise.
+    offload: what waits in the machine's memory in place of the GPU's: masters and moments, on which the
+        processor then steps (`optimizer`), or weights and gradients too (`parameters`, at stage 3).
     encoder_batch: at most so many images of a view are encoded at a time, and again in the backward pass, so
         that a contrast's batch need not fit with all its activations (cached gradients, Gao et al. 2021).
     compile: the transformer blocks, by torch's compiler, in the first steps; needs a C++ compiler on a CPU.
@@ -168,6 +170,7 @@ class Train(Section):
     precision: Literal["bf16", "fp32"] = "bf16"
     zero_stage: Literal[1, 2, 3] = 1
     accumulate: Positive = 1
+    offload: Literal["none", "optimizer", "parameters"] = "none"
     activation_checkpointing: bool = False
     encoder_batch: Positive | None = None
     compile: bool = False
@@ -179,6 +182,11 @@ class Train(Section):
             raise ValueError(
                 "compile needs zero_stage 1 or 2: at stage 3 parameters come and go within a block, which "
                 "the compiler cannot see"
+            )
+        if self.offload == "parameters" and self.zero_stage != 3:
+            raise ValueError(
+                f"offload: parameters needs zero_stage 3, not {self.zero_stage}: below it every GPU keeps "
+                "all weights; give optimizer, or zero_stage 3"
             )
         return self
 

@@ -20,7 +20,7 @@ from ssl_retina.plan import counting
 from ssl_retina.plan.counting import Work
 from ssl_retina.plan.devices import GIB, Device
 from ssl_retina.train import setup
-from ssl_retina.train.engine import BUCKET_ELEMENTS, process_group
+from ssl_retina.train.engine import BUCKET_ELEMENTS, STAGE_3, process_group
 
 TRAFFIC, COMPILED = 20.0, 15.0
 """How often what a forward pass keeps goes through memory in a step, eager and compiled, matrices aside."""
@@ -34,10 +34,14 @@ MEASURED_BLOCKS, MEASURED_IMAGES, MEASURED_STEPS = 2, 8, 3
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU. states: weights, masters, moments, gradients where they wait. kept: activations."""
+    """Bytes on one GPU. states: weights, masters, moments, gradients where they wait. kept: activations.
+
+    host: bytes that wait in the machine's memory for this GPU (`train.offload`).
+    """
 
     states: float
     kept: float
+    host: float = 0.0
 
     @property
     def whole(self) -> float:
@@ -56,7 +60,23 @@ def memory(run: Run, work: Work, world: int, micro_batch: int) -> Memory:
     accumulated = gradients if run.train.accumulate > 1 else 0
     if run.train.encoder_batch is not None:  # summed over the parts before they are reduced
         accumulated = FP32 * work.trained
-    return Memory(weights + masters + buckets + accumulated, max(kept, 2 * gradients))
+    on_gpu, host = _placed(run, work, weights=weights, masters=masters)
+    return Memory(on_gpu + buckets + accumulated, max(kept, 2 * gradients), host + _waiting(run, work, world))
+
+
+def _placed(run: Run, work: Work, *, weights: float, masters: float) -> tuple[float, float]:
+    """Bytes on the GPU and in the machine's memory: of offloaded weights, those that are in use at a time."""
+    if run.train.offload == "none":
+        return weights + masters, 0.0
+    if run.train.offload == "optimizer":
+        return weights, masters
+    used = FP32 * min(work.all, STAGE_3["stage3_max_live_parameters"])
+    return used, weights + masters
+
+
+def _waiting(run: Run, work: Work, world: int) -> float:
+    """Bytes of the gradients that an offloaded AdamW steps with."""
+    return 0.0 if run.train.offload == "none" else FP32 * work.trained / world
 
 
 def _part(run: Run, work: Work, micro_batch: int) -> float:
@@ -101,6 +121,7 @@ def tell(run: Run, work: Work, device: Device, *, world: int, price: float | Non
         "memory_gib": held.whole / GIB,
         "memory_of_states_gib": held.states / GIB,
         "memory_of_activations_gib": held.kept / GIB,
+        "host_memory_gib": held.host / GIB,
         "device_memory_gib": device.memory / GIB,
         "fits": held.whole <= usable,
         "largest_samples_per_forward": _largest(run, work, world, usable),
@@ -148,6 +169,7 @@ def _shortened(run: Run) -> Run:
         "zero_stage": 1,
         "precision": precision,
         "encoder_batch": None,
+        "offload": "none",
     }
     return run.model_copy(
         update={
