@@ -102,6 +102,16 @@ class Run(Section):
             raise ValueError(f"data.batch_size ({self.data.batch_size}) must be at least 2 {why}")
         return self
 
+    @model_validator(mode="after")
+    def _parts_of_batches(self) -> "Run":
+        if self.train.encoder_batch is not None and not self.method.encodes_in_parts:
+            remedy = "leave it out" if self.method.couples_batch else "set train.accumulate instead"
+            raise ValueError(
+                f"train.encoder_batch ({self.train.encoder_batch}) is not for {self.method_name}: cached "
+                f"gradients are there for methods that contrast one vector of each view; {remedy}"
+            )
+        return self
+
     @property
     def method_name(self) -> str:
         """The name of the method's file."""

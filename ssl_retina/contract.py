@@ -125,6 +125,7 @@ class Encoder(Protocol):
     """What a method may ask of the encoder (`models/encoder.py`).
 
     `checkpointing`: blocks are recomputed in the backward pass; a method's own blocks follow it.
+    `at_once`: so many images at most are in the blocks at a time in `vectors`; None: all.
     `pooling`: how the export, in plain timm, will give one vector of an image.
     """
 
@@ -134,6 +135,7 @@ class Encoder(Protocol):
     grid: int
     prefix_tokens: int
     checkpointing: bool
+    at_once: int | None
     pooling: Pool
 
     def __call__(
@@ -152,6 +154,10 @@ class Encoder(Protocol):
         position (samples,) and `view`, the number of the view that the images are, or those of the views
         that they are one behind the other: then the batch is views * samples.
         """
+        ...
+
+    def vectors(self, images: Tensor, clock: Clock, position: Tensor, *, view: int = 0) -> Tensor:
+        """What `pool` makes of a call on (batch, 3, H, W): (batch, width), by cached gradients if asked."""
         ...
 
     def pool(self, tokens: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class Related(Section):
 
 
 def kinds(rows: Tensor, columns: Tensor, *, adjacent_within: int = 1) -> Tensor:
-    """The kind (rows, columns), int64, of each pair of two lists of `Batch.kin`.
+    """The kind (rows, columns), uint8, of each pair of two lists of `Batch.kin`.
 
     Only what both samples are known to share or to differ in makes a relation; the rest of a group is of
     the kind `unknown`. A volume is of one eye at one visit, whether or not these are known. The same slice
@@ -91,7 +91,7 @@ def kinds(rows: Tensor, columns: Tensor, *, adjacent_within: int = 1) -> Tensor:
     near = known["slice"] & ((slices[0] - slices[1]).abs() <= adjacent_within)
     eye = same["patient"] & same["eye"]
     alike = eye & same["scan"]
-    found = torch.full_like(near, KINDS.index("unknown"), dtype=torch.int64)
+    found = torch.full_like(near, KINDS.index("unknown"), dtype=torch.uint8)
     for kind, where in (
         ("fellow_eye", same["patient"] & known["eye"] & ~same["eye"]),
         ("other_modality", eye & known["scan"] & ~same["scan"]),

@@ -25,10 +25,12 @@ class Section(BaseModel):
 
     couples_batch: the method's loss compares the samples of a batch with each other (contrast, batch norm).
     steady_shapes: every step has as many tokens as the one before, so that the compiler may count on it.
+    encodes_in_parts: `train.encoder_batch` is heeded.
     """
 
     couples_batch: ClassVar[bool] = False
     steady_shapes: ClassVar[bool] = True
+    encodes_in_parts: ClassVar[bool] = False
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
@@ -169,6 +171,10 @@ class Train(Section):
 
     zero_stage: what is shared out over the ranks: 1 masters and moments, 2 gradients too, 3 weights too,
         for models that do not fit otherwise.
+    offload: what waits in the machine's memory in place of the GPU's: masters and moments, on which the
+        processor then steps (`optimizer`), or weights and gradients too (`parameters`, at stage 3).
+    encoder_batch: at most so many images of a view are encoded at a time, and again in the backward pass, so
+        that a contrast's batch need not fit with all its activations (cached gradients, Gao et al. 2021).
     compile: the transformer blocks, by torch's compiler, in the first steps; needs a C++ compiler on a CPU.
     skipped_limit: non-finite steps before the run stops: in a row, or (ten at least) of the last 1000.
     """
@@ -177,7 +183,9 @@ class Train(Section):
     precision: Literal["bf16", "fp32"] = "bf16"
     zero_stage: Literal[1, 2, 3] = 1
     accumulate: Positive = 1
+    offload: Literal["none", "optimizer", "parameters"] = "none"
     activation_checkpointing: bool = False
+    encoder_batch: Positive | None = None
     compile: bool = False
     skipped_limit: Positive = 10
 
@@ -187,6 +195,11 @@ class Train(Section):
             raise ValueError(
                 "compile needs zero_stage 1 or 2: at stage 3 parameters come and go within a block, which "
                 "the compiler cannot see"
+            )
+        if self.offload == "parameters" and self.zero_stage != 3:
+            raise ValueError(
+                f"offload: parameters needs zero_stage 3, not {self.zero_stage}: below it every GPU keeps "
+                "all weights; give optimizer, or zero_stage 3"
             )
         return self
 

@@ -116,6 +116,23 @@ def test_the_unknown_are_never_positives() -> None:
     assert [KINDS[code] for code, out in enumerate(Related().ignored()) if out] == list(KINDS[1:])
 
 
+@pytest.mark.parametrize("name", ["nt_xent", "moco_contrast"])
+def test_samples_are_compared_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pair of samples, not of views, and one time for both of MoCo's losses."""
+    compared: list[tuple[int, int]] = []
+    right = relations.kinds
+
+    def counted(rows: Tensor, columns: Tensor, **options: int) -> Tensor:
+        compared.append((len(rows), len(columns)))
+        return right(rows, columns, **options)
+
+    monkeypatch.setattr(relations, "kinds", counted)
+    kinship = losses.Kinship(_kin(_people(9)), GRADED)
+    for _ in range(2):
+        getattr(losses, name)(*_pair(9), temperature=0.3, kinship=kinship)
+    assert compared == [(9, 9)]
+
+
 Candidates = list[tuple[int, Tensor]]
 
 

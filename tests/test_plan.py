@@ -94,6 +94,23 @@ def test_figures_follow_from_their_parts() -> None:
     assert told["fits"]
 
 
+@pytest.mark.parametrize(
+    ("stage", "offload", "on_gpu", "host"),
+    [
+        (1, "optimizer", 4e9, (12 + 4) * 1e9 / 8),
+        (3, "optimizer", 4e9 / 8, (12 + 4) * 1e9 / 8),
+        (3, "parameters", 4 * 2e8, (4 + 12 + 4) * 1e9 / 8),
+    ],
+)
+def test_memory_of_what_is_offloaded(stage: int, offload: str, on_gpu: float, host: float) -> None:
+    """Masters and moments (12 bytes a parameter) and their gradients; of weights, those in use stay."""
+    work = Work(flops=1.0, kept=1e6, fixed=0.0, trained=10**9, all=10**9)
+    held = forecast.memory(run_of(MAE, zero_stage=stage, offload=offload), work, 8, 10)
+    assert held.states - 2 * 4 * 25e6 == pytest.approx(on_gpu)
+    assert held.host == pytest.approx(host)
+    assert forecast.memory(run_of(MAE, zero_stage=stage), work, 8, 10).host == 0
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("fixed", [0.0, 50e9])
 def test_what_fits_leaves_a_margin_of_the_card(precision: str, fixed: float) -> None:

@@ -184,7 +184,7 @@ def flops(run: Run, batch: Batch) -> float:
     Without compilation, which the counter does not see through, and without recomputation, which is no work
     of the model's.
     """
-    plainest = {"compile": False, "activation_checkpointing": False}
+    plainest = {"compile": False, "activation_checkpointing": False, "encoder_batch": None}
     counted = run.model_copy(update={"train": run.train.model_copy(update=plainest)})
     trainer = Plain(counted, batch)
     with FlopCounterMode(display=False) as counter:

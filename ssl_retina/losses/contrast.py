@@ -4,7 +4,7 @@ In: vectors of one rank; those of all ranks are gathered here. Out: a scalar in 
 the global batch's loss, and how well samples are told apart.
 """
 
-from collections.abc import Sequence
+import functools
 from typing import NamedTuple
 
 import torch
@@ -33,11 +33,58 @@ class Contrast(NamedTuple):
         return {name: value for name, value in self._asdict().items() if name != "loss" and value is not None}
 
 
-class Kinship(NamedTuple):
-    """Who the samples of a batch are (`Batch.kin`) and what a contrast makes of relatives."""
+class _Relatives(NamedTuple):
+    """Of (rows, columns), where none is its own relative. weight: as a positive; None where nobody has any.
 
-    kin: Tensor
-    related: Related
+    ignored: whether it is left out. false: (rows,), see Contrast. place: (rows,), each one's own column.
+    """
+
+    weight: Tensor | None
+    ignored: Tensor
+    false: Tensor
+    place: Tensor
+
+
+class Kinship:
+    """Who the samples of a batch are, and what a contrast makes of relatives; compared once, at first use.
+
+    kin: `Batch.kin` of this rank's samples; all ranks must ask together.
+    """
+
+    def __init__(self, kin: Tensor, related: Related) -> None:
+        self._kin, self._related = kin, related
+
+    def relatives(self, views: int) -> _Relatives:
+        """Of this rank's samples to all ranks', each rank's `views` times, one view behind the other."""
+        found = self._samples
+        if views == 1:
+            return found
+        place = found.place.repeat(views)
+        columns, _ = dist.gather(place)
+        weight = None if found.weight is None else _spread(found.weight, columns, views)
+        return _Relatives(weight, _spread(found.ignored, columns, views), found.false.repeat(views), place)
+
+    @functools.cached_property
+    def _samples(self) -> _Relatives:
+        """This rank's (batch) to those of all ranks, each once."""
+        everyone, first = dist.gather(self._kin)
+        related = self._related
+        kinds = relations.kinds(self._kin, everyone, adjacent_within=related.adjacent_within)
+        place = first + torch.arange(len(kinds), device=kinds.device)
+        kinds.scatter_(1, place[:, None], relations.STRANGER)
+        false = (kinds != relations.STRANGER).sum(dim=1).float() / max(len(everyone) - 1, 1)
+        codes = kinds.int()  # bytes would be taken for a mask
+        weights, ignored = (
+            torch.tensor(by_kind).to(kinds.device, non_blocking=True)
+            for by_kind in (related.weights(), related.ignored())
+        )
+        weight = weights[codes] if any(related.weights()) else None
+        return _Relatives(weight, ignored[codes], false, place)
+
+
+def _spread(samples: Tensor, columns: Tensor, views: int) -> Tensor:
+    """(views * batch, columns) of (batch, samples of all ranks)."""
+    return samples.index_select(1, columns).repeat(views, 1)
 
 
 def nt_xent(first: Tensor, second: Tensor, *, temperature: float, kinship: Kinship | None = None) -> Contrast:
@@ -57,7 +104,7 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float, kinship: Kinsh
         itself = place[:, None] == torch.arange(len(everyone), device=own.device)
         logits = (similar / temperature).masked_fill(itself, -torch.inf)
         positive = place.roll(len(first))
-        relatives = kinship and _relatives(kinship, views=2, one_sample=(place, positive))
+        relatives = None if kinship is None else kinship.relatives(views=2)
         return _contrast(logits, positive, temperature, relatives)
 
 
@@ -73,36 +120,9 @@ def moco_contrast(
         queries = functional.normalize(query.float(), dim=1)
         keys, start = dist.gather(functional.normalize(key.detach().float(), dim=1))  # (world * batch, width)
         place = start + torch.arange(len(queries), device=queries.device)
-        relatives = kinship and _relatives(kinship, views=1, one_sample=(place,))
+        relatives = None if kinship is None else kinship.relatives(views=1)
         found = _contrast(queries @ keys.T / temperature, place, temperature, relatives)
         return found._replace(loss=2 * temperature * found.loss)
-
-
-class _Relatives(NamedTuple):
-    """Of (rows, columns): weight as a positive, and whether it is left out. false: (rows,), see Contrast."""
-
-    weight: Tensor
-    ignored: Tensor
-    false: Tensor
-
-
-def _relatives(kinship: Kinship, *, views: int, one_sample: Sequence[Tensor]) -> _Relatives:
-    """Compare this rank's samples, `views` times each, with those of all ranks.
-
-    one_sample: (rows,) columns of each row's own sample, which is no relative.
-    """
-    own = kinship.kin.repeat(views, 1)
-    everyone, _ = dist.gather(own)
-    kinds = relations.kinds(own, everyone, adjacent_within=kinship.related.adjacent_within)
-    for place in one_sample:
-        kinds.scatter_(1, place[:, None], relations.STRANGER)
-    weights, ignored = (
-        torch.tensor(by_kind).to(own.device, non_blocking=True)
-        for by_kind in (kinship.related.weights(), kinship.related.ignored())
-    )
-    others = max(len(everyone) - len(one_sample), 1)
-    false = (kinds != relations.STRANGER).sum(dim=1).float() / others
-    return _Relatives(weights[kinds], ignored[kinds], false)
 
 
 def _contrast(
@@ -117,13 +137,16 @@ def _contrast(
     over fewer negatives.
     """
     view = positive[:, None]
-    weight = torch.zeros_like(logits) if relatives is None else relatives.weight
-    weight = weight.scatter(1, view, 1.0)
     logits = logits if relatives is None else logits.masked_fill(relatives.ignored, -torch.inf)
-    likely = logits.log_softmax(dim=1).masked_fill(weight == 0, 0)  # ignored: minus infinity, times 0
-    loss = -((weight * likely).sum(dim=1) / weight.sum(dim=1)).mean()
+    likely, rivals = logits.log_softmax(dim=1), logits.detach()
+    if relatives is None or relatives.weight is None:
+        loss = -likely.gather(1, view).mean()
+    else:
+        weight = relatives.weight.scatter(1, view, 1.0)
+        likely = likely.masked_fill(weight == 0, 0)  # ignored: minus infinity, times 0
+        loss = -((weight * likely).sum(dim=1) / weight.sum(dim=1)).mean()
+        rivals = rivals.masked_fill((weight > 0).scatter(1, view, False), -torch.inf)  # noqa: FBT003
     similarity = logits.detach().gather(1, view) * temperature
-    rivals = logits.detach().masked_fill((weight > 0).scatter(1, view, False), -torch.inf)  # noqa: FBT003
     nearest = rivals.argmax(dim=1) == positive
     false = None if relatives is None else relatives.false.mean()
     return Contrast(loss, similarity.mean(), nearest.float().mean(), false)

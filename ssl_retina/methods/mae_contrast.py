@@ -18,6 +18,7 @@ from ssl_retina.contract import Batch, Clock, MakeEncoder, Output, ViewSpec, Wei
 from ssl_retina.errors import ConfigError
 from ssl_retina.models import heads, rows
 from ssl_retina.models.masking import hidden_count, random_mask
+from ssl_retina.models.parts import in_parts
 from ssl_retina.relations import Related
 
 
@@ -32,6 +33,7 @@ class Config(Section):
     """
 
     couples_batch: ClassVar[bool] = True
+    encodes_in_parts: ClassVar[bool] = True
 
     name: Literal["mae_contrast"] = "mae_contrast"
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -111,15 +113,19 @@ class Method(nn.Module):
 
     def _filled_in(self, images: Tensor, batch: Batch, clock: Clock, view: int) -> tuple[Tensor, Tensor]:
         """The loss of the hidden patches, and the mean of the visible ones (batch, width)."""
-        noise = clock.uniform("mask", batch.position, self.patches, view)
-        keep, hidden = random_mask(noise, self.config.mask_ratio)
-        tokens = self.encoder(
-            images, clock, batch.position, keep, view=view
-        )  # (batch, prefix + visible, width)
-        predicted = self.decoder(tokens, keep, hidden)  # (batch, hidden, 3 * patch_size**2)
-        target = rows.take(utils.patchify(images, self.encoder.patch_size), hidden)
-        loss = losses.patch_regression(predicted, target, normalise=self.config.normalise_pixels)
-        return loss, self.encoder.pool(tokens)
+
+        def some(part: slice) -> tuple[Tensor, Tensor]:
+            given, position = images[part], batch.position[part]
+            noise = clock.uniform("mask", position, self.patches, view)
+            keep, hidden = random_mask(noise, self.config.mask_ratio)
+            tokens = self.encoder(given, clock, position, keep, view=view)  # (part, prefix + visible, width)
+            predicted = self.decoder(tokens, keep, hidden)  # (part, hidden, 3 * patch_size**2)
+            target = rows.take(utils.patchify(given, self.encoder.patch_size), hidden)
+            loss = losses.patch_regression(predicted, target, normalise=self.config.normalise_pixels)
+            return loss * (len(given) / max(len(images), 1)), self.encoder.pool(tokens)
+
+        parts = in_parts(some, images, self.encoder.at_once)
+        return torch.stack([loss for loss, _ in parts]).sum(), torch.cat([pooled for _, pooled in parts])
 
     def after_step(self, clock: Clock, weights: Weights) -> None:
         """No teacher: nothing follows the student."""

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from ssl_retina import losses
 from ssl_retina.config import CropScale, Positive, Section, Share
@@ -32,6 +32,7 @@ class Config(Section):
     """
 
     couples_batch: ClassVar[bool] = True
+    encodes_in_parts: ClassVar[bool] = True
 
     name: Literal["mocov3"] = "mocov3"
     temperature: Annotated[float, Field(gt=0)] = 0.2
@@ -76,7 +77,10 @@ class Method(nn.Module):
     def forward(self, batch: Batch, clock: Clock) -> Output:
         """Algorithm 1: queries and keys of both views, contrasted crosswise."""
         first, second = batch.global_views  # (batch, 3, height, width)
-        pooled = [self._pooled(images, batch, clock, view) for view, images in enumerate((first, second))]
+        pooled = [
+            self.encoder.vectors(images, clock, batch.position, view=view)
+            for view, images in enumerate((first, second))
+        ]
         queries = [self.predictor(self.projector(vector)) for vector in pooled]  # 2 of (batch, out)
         keys = [self.teacher(images, clock, batch.position) for images in (first, second)]
         kinship = losses.Kinship(batch.kin, self.config.related)
@@ -89,10 +93,6 @@ class Method(nn.Module):
             "momentum": torch.full((), self.momentum(clock), device=first.device),
         }
         return Output(there.loss + back.loss, logs, pooled[0].detach().float())
-
-    def _pooled(self, images: Tensor, batch: Batch, clock: Clock, view: int) -> Tensor:
-        """(batch, width) of (batch, 3, height, width)."""
-        return self.encoder.pool(self.encoder(images, clock, batch.position, view=view))
 
     def momentum(self, clock: Clock) -> float:
         """What the teacher keeps of itself after the clock's step: a cosine from the config's value to 1."""

@@ -29,6 +29,7 @@ class Config(Section):
     """
 
     couples_batch: ClassVar[bool] = True
+    encodes_in_parts: ClassVar[bool] = True
 
     name: Literal["simclr"] = "simclr"
     temperature: Annotated[float, Field(gt=0)] = 0.1
@@ -68,7 +69,7 @@ class Method(nn.Module):
     def forward(self, batch: Batch, clock: Clock) -> Output:
         """Encode, project, contrast. Batch norm measures both views together, as the authors' code does."""
         pooled = [
-            self.encoder.pool(self.encoder(images, clock, batch.position, view=view))
+            self.encoder.vectors(images, clock, batch.position, view=view)
             for view, images in enumerate(batch.global_views)
         ]  # 2 of (batch, width)
         first, second = self.projector(torch.cat(pooled)).chunk(2)  # (batch, out)

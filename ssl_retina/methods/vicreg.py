@@ -28,6 +28,7 @@ class Config(Section):
     """
 
     couples_batch: ClassVar[bool] = True
+    encodes_in_parts: ClassVar[bool] = True
 
     name: Literal["vicreg"] = "vicreg"
     invariance: Weight = 25.0
@@ -68,7 +69,7 @@ class Method(nn.Module):
     def forward(self, batch: Batch, clock: Clock) -> Output:
         """Encode, expand, regularise. Batch norm measures each view for itself, as the authors' code does."""
         pooled = [
-            self.encoder.pool(self.encoder(images, clock, batch.position, view=view))
+            self.encoder.vectors(images, clock, batch.position, view=view)
             for view, images in enumerate(batch.global_views)
         ]  # 2 of (batch, width)
         first, second = (self.expander(vector) for vector in pooled)  # (batch, out)

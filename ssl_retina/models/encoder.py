@@ -21,13 +21,19 @@ from ssl_retina.contract import Clock, Hidden, Pool
 from ssl_retina.errors import ConfigError
 from ssl_retina.models import blocks, rows
 from ssl_retina.models.blocks import DropPath
+from ssl_retina.models.parts import in_parts
 
 
 class Encoder(nn.Module):
     """`contract.Encoder` around a timm ViT; `vit` is the product and knows nothing of us."""
 
     def __init__(
-        self, vit: VisionTransformer, *, drop_path: float = 0.0, checkpointing: bool = False
+        self,
+        vit: VisionTransformer,
+        *,
+        drop_path: float = 0.0,
+        checkpointing: bool = False,
+        at_once: int | None = None,
     ) -> None:
         super().__init__()
         self.vit = vit
@@ -37,6 +43,7 @@ class Encoder(nn.Module):
         self.grid: int = vit.patch_embed.grid_size[0]
         self.prefix_tokens: int = vit.num_prefix_tokens
         self.checkpointing = checkpointing
+        self.at_once = at_once
         vit.patch_embed.strict_img_size = False  # local crops; whole patches are still insisted on
         self._resizing: dict[int, Tensor] = {}
         self.pooling: Pool = vit.global_pool
@@ -76,6 +83,14 @@ class Encoder(nn.Module):
             tokens = blocks.run(block, tokens, scales[number], recompute=self.checkpointing)
         normalised: Tensor = vit.norm(tokens)
         return normalised
+
+    def vectors(self, images: Tensor, clock: Clock, position: Tensor, *, view: int = 0) -> Tensor:
+        """Pooled (batch, width) of (batch, 3, H, W), at most `at_once` images in the blocks at a time."""
+
+        def some(part: slice) -> Tensor:
+            return self.pool(self(images[part], clock, position[part], view=view))
+
+        return torch.cat(in_parts(some, images, self.at_once))
 
     def pool(self, tokens: Tensor) -> Tensor:
         """(batch, width) of (batch, prefix + kept, width): the mean over patches, or the class token."""
@@ -144,7 +159,9 @@ class Encoder(nn.Module):
         ]
 
 
-def build(model: config.Model, *, checkpointing: bool, pool: Pool = "avg") -> Encoder:
+def build(
+    model: config.Model, *, checkpointing: bool, at_once: int | None = None, pool: Pool = "avg"
+) -> Encoder:
     """The encoder that a config describes, with fresh weights drawn from torch's generator.
 
     Linear layers start as in the MAE paper (Xavier uniform, timm's `jax` mode). The position embedding
@@ -164,7 +181,7 @@ def build(model: config.Model, *, checkpointing: bool, pool: Pool = "avg") -> En
         raise ConfigError("config", [f"model.name: {model.name} has no position embedding to mask by"])
     _start_positions(vit)
     vit.pos_embed.requires_grad_(model.position_embedding == "learned")
-    return Encoder(vit, drop_path=model.drop_path, checkpointing=checkpointing)
+    return Encoder(vit, drop_path=model.drop_path, checkpointing=checkpointing, at_once=at_once)
 
 
 def _start_positions(vit: VisionTransformer) -> None:

@@ -34,8 +34,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor, clock: Clock, position: Tensor) -> Tensor:
         """(batch, out) of images (batch, 3, height, width)."""
-        tokens = self.tokens(images, clock, position)
-        target: Tensor = self.head(self.encoder.pool(tokens))  # type: ignore[operator]
+        target: Tensor = self.head(self.encoder.vectors(images, clock, position))  # type: ignore[operator]
         return target
 
     @torch.no_grad()

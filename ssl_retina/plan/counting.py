@@ -27,7 +27,9 @@ FEW, MORE = 2, 4
 class Work:
     """flops: of an image, forward and backward, 2 a multiplication and an addition. kept: bytes an image.
 
-    again: FLOPs of an image that activation checkpointing adds, which are no work of the model's.
+    again: FLOPs of an image that recomputation adds, which are no work of the model's.
+    within: bytes an image, no part of `kept`, that are there only while its part of the batch is computed
+        again (`train.encoder_batch`), over all its views; parts hold one view each.
     fixed: bytes that a forward pass keeps whatever the batch, the weights' bf16 copies among them.
     trained, all: parameters; a teacher's are in `all` alone.
     """
@@ -38,28 +40,40 @@ class Work:
     trained: int
     all: int
     again: float = 0.0
+    within: float = 0.0
+    views: int = 1
 
 
 def count(run: Run) -> Work:
-    """Count the work of a config. With activation checkpointing, blocks run twice and keep their input."""
+    """Count the work of a config. With activation checkpointing, blocks run twice and keep their input.
+
+    What is computed in parts runs twice too, and what else is kept is what hooks see around the parts.
+    """
     few, more = (_step(run, images) for images in (FEW, MORE))
-    flops, kept = ((more[part] - few[part]) / (MORE - FEW) for part in (0, 1))
+    flops, whole = ((more[part] - few[part]) / (MORE - FEW) for part in (0, 1))
     with torch.device("meta"):
-        method = setup.build_method(run)[0]
+        method, spec = setup.build_method(run)
+    kept, again = whole, int(run.train.activation_checkpointing)
+    if run.train.encoder_batch is not None:
+        around = [_step(run, images, encoder_batch=1)[1] for images in (FEW, MORE)]
+        pixels = spec.global_views * 3 * spec.global_size**2 * 4  # of the whole batch, for the second pass
+        kept, again = (around[1] - around[0]) / (MORE - FEW) + pixels, again + 1
     counts = [(one.numel(), one.requires_grad) for one in method.parameters()]
     return Work(
         flops=flops,
         kept=kept,
-        fixed=max(few[1] - FEW * kept, 0.0),
+        fixed=max(few[1] - FEW * whole, 0.0),
         trained=sum(number for number, learns in counts if learns),
         all=sum(number for number, _ in counts),
-        again=flops / 3 if run.train.activation_checkpointing else 0.0,
+        again=again * flops / 3,
+        within=whole - kept,
+        views=spec.global_views,
     )
 
 
-def _step(run: Run, images: int) -> tuple[float, float]:
-    """FLOPs and kept bytes of one step on so many images."""
-    plain = {"compile": False, "activation_checkpointing": False}
+def _step(run: Run, images: int, *, encoder_batch: int | None = None) -> tuple[float, float]:
+    """FLOPs and kept bytes of one step on so many images; with parts, of the latter those around them."""
+    plain = {"compile": False, "activation_checkpointing": False, "encoder_batch": encoder_batch}
     counted = run.model_copy(update={"train": run.train.model_copy(update=plain)})
     with torch.device("meta"):
         method, spec = setup.build_method(counted)
@@ -72,7 +86,7 @@ def _step(run: Run, images: int) -> tuple[float, float]:
                 output = method(_batch(spec, images), Clock(1, run.train.steps, run.seed))
             output.loss.backward()
     flops = float(counter.get_total_flops())
-    if run.train.activation_checkpointing:
+    if run.train.activation_checkpointing and encoder_batch is None:
         return flops, kept.outside + kept.inputs + kept.largest
     return flops, kept.outside + kept.inside
 

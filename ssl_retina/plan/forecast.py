@@ -20,7 +20,7 @@ from ssl_retina.plan import counting
 from ssl_retina.plan.counting import Work
 from ssl_retina.plan.devices import GIB, Device
 from ssl_retina.train import setup
-from ssl_retina.train.engine import BUCKET_ELEMENTS, process_group
+from ssl_retina.train.engine import BUCKET_ELEMENTS, STAGE_3, process_group
 
 TRAFFIC, COMPILED = 20.0, 15.0
 """How often what a forward pass keeps goes through memory in a step, eager and compiled, matrices aside."""
@@ -34,10 +34,14 @@ MEASURED_BLOCKS, MEASURED_IMAGES, MEASURED_STEPS = 2, 8, 3
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU. states: weights, masters, moments, gradients where they wait. kept: activations."""
+    """Bytes on one GPU. states: weights, masters, moments, gradients where they wait. kept: activations.
+
+    host: bytes that wait in the machine's memory for this GPU (`train.offload`).
+    """
 
     states: float
     kept: float
+    host: float = 0.0
 
     @property
     def whole(self) -> float:
@@ -52,9 +56,32 @@ def memory(run: Run, work: Work, world: int, micro_batch: int) -> Memory:
     masters = 3 * FP32 * work.trained / world
     gradients = FP32 * work.trained / (world if stage > 1 else 1)
     buckets = BUCKET_ELEMENTS * FP32 * 2
-    kept = work.kept * micro_batch + _fixed(run, work)
+    kept = work.kept * micro_batch + _part(run, work, micro_batch) + _fixed(run, work)
     accumulated = gradients if run.train.accumulate > 1 else 0
-    return Memory(weights + masters + buckets + accumulated, max(kept, 2 * gradients))
+    if run.train.encoder_batch is not None:  # summed over the parts before they are reduced
+        accumulated = FP32 * work.trained
+    on_gpu, host = _placed(run, work, weights=weights, masters=masters)
+    return Memory(on_gpu + buckets + accumulated, max(kept, 2 * gradients), host + _waiting(run, work, world))
+
+
+def _placed(run: Run, work: Work, *, weights: float, masters: float) -> tuple[float, float]:
+    """Bytes on the GPU and in the machine's memory: of offloaded weights, those that are in use at a time."""
+    if run.train.offload == "none":
+        return weights + masters, 0.0
+    if run.train.offload == "optimizer":
+        return weights, masters
+    used = FP32 * min(work.all, STAGE_3["stage3_max_live_parameters"])
+    return used, weights + masters
+
+
+def _waiting(run: Run, work: Work, world: int) -> float:
+    """Bytes of the gradients that an offloaded AdamW steps with."""
+    return 0.0 if run.train.offload == "none" else FP32 * work.trained / world
+
+
+def _part(run: Run, work: Work, micro_batch: int) -> float:
+    """Bytes of the part of a view that is computed again at a time."""
+    return work.within / work.views * min(run.train.encoder_batch or 0, micro_batch)
 
 
 def _fixed(run: Run, work: Work) -> float:
@@ -67,14 +94,17 @@ def _largest(run: Run, work: Work, world: int, usable: float) -> int:
     empty = memory(run, work, world, 0)
     if empty.whole > usable:
         return 0
-    return max(int((usable - empty.states - _fixed(run, work)) / work.kept), 0)
+    part = _part(run, work, run.data.batch_size)
+    return max(int((usable - empty.states - part - _fixed(run, work)) / work.kept), 0)
 
 
 def images_per_second(run: Run, work: Work, device: Device) -> float:
     """Of one device that waits for no data: matrices first, then traffic."""
     traffic = COMPILED if run.train.compile else TRAFFIC
     flops = work.flops + work.again
-    return 1 / (flops / device.matrix(run.train.precision) + traffic * work.kept / device.bandwidth)
+    return 1 / (
+        flops / device.matrix(run.train.precision) + traffic * (work.kept + work.within) / device.bandwidth
+    )
 
 
 def tell(run: Run, work: Work, device: Device, *, world: int, price: float | None) -> dict[str, Any]:
@@ -91,6 +121,7 @@ def tell(run: Run, work: Work, device: Device, *, world: int, price: float | Non
         "memory_gib": held.whole / GIB,
         "memory_of_states_gib": held.states / GIB,
         "memory_of_activations_gib": held.kept / GIB,
+        "host_memory_gib": held.host / GIB,
         "device_memory_gib": device.memory / GIB,
         "fits": held.whole <= usable,
         "largest_samples_per_forward": _largest(run, work, world, usable),
@@ -132,7 +163,14 @@ def here(run: Run) -> dict[str, Any]:
 def _shortened(run: Run) -> Run:
     fewer = {"depth": min(run.model.depth or MEASURED_BLOCKS, MEASURED_BLOCKS)}
     precision = "fp32" if dist.device().type == "cpu" else run.train.precision
-    alone = {"accumulate": 1, "compile": False, "zero_stage": 1, "precision": precision}
+    alone = {
+        "accumulate": 1,
+        "compile": False,
+        "zero_stage": 1,
+        "precision": precision,
+        "encoder_batch": None,
+        "offload": "none",
+    }
     return run.model_copy(
         update={
             "model": run.model.model_copy(update=fewer),

@@ -252,6 +252,13 @@ def _compare(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
         )
 
 
+def _offloaded(what: str) -> dict[str, Any]:
+    """ZeRO-Offload (Ren et al. 2021): pinned memory where there is a GPU that copies from it."""
+    place = {"device": "cpu", "pin_memory": dist.device().type == "cuda"}
+    named = {"none": (), "optimizer": ("optimizer",), "parameters": ("optimizer", "param")}
+    return {f"offload_{one}": place for one in named[what]}
+
+
 def _settings(run: Run, micro_batch: int) -> dict[str, Any]:
     """DeepSpeed's own JSON; users never see it. `gradient_clipping` is always written: its default is 1.0."""
     return {
@@ -259,10 +266,13 @@ def _settings(run: Run, micro_batch: int) -> dict[str, Any]:
         "gradient_accumulation_steps": run.train.accumulate,
         "gradient_clipping": run.optim.clip_norm or 0.0,
         "zero_allow_untested_optimizer": True,
+        # torch's own AdamW steps on the processor: DeepSpeed's would be compiled when the run starts
+        "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {
             "stage": run.train.zero_stage,
             "reduce_bucket_size": BUCKET_ELEMENTS,
             **(STAGE_3 if run.train.zero_stage == 3 else {}),
+            **_offloaded(run.train.offload),
         },
         "torch_autocast": {
             "enabled": run.train.precision == "bf16",

@@ -26,6 +26,8 @@ HARMLESS = (
     "model.init_reference",
     "train.zero_stage",
     "train.activation_checkpointing",
+    "train.encoder_batch",
+    "train.offload",
 )
 """Fields that may differ after a resume. What `data.shards` and `data.exclude` lead to is compared by its
 digest instead of its path."""

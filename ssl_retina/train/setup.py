@@ -171,7 +171,8 @@ def build_method(run: Run, initial: Initial | None = None) -> tuple[nn.Module, V
     module = methods.load(run.method_name)
     torch.manual_seed(run.seed)
     build = partial(encoder.build, run.model) if initial is None else initial.build
-    make = partial(build, checkpointing=run.train.activation_checkpointing)
+    train = run.train
+    make = partial(build, checkpointing=train.activation_checkpointing, at_once=train.encoder_batch)
     method = module.Method(run.method, make)
     adversary.attach(method, run.adversary)
     if run.train.compile:

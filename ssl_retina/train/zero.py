@@ -122,7 +122,9 @@ class Whole:
         self._zero._lazy_init_hp_params_optimizer_state()
 
     def begin(self) -> None:
-        """DeepSpeed does so."""
+        """DeepSpeed does so, but for gradients that wait off the GPU."""
+        if self._zero.cpu_offload:
+            _forget_gradients(self._zero.single_partition_of_fp32_groups)
 
     def evaluated(self, method: nn.Module) -> contextlib.AbstractContextManager[None]:
         """Nothing is missing at these stages."""
@@ -192,6 +194,8 @@ class Cut:
     def begin(self) -> None:
         """DeepSpeed would apply the last gradient again to a parameter that gets none in a step."""
         self._zero.grad_partitions_flat_buffer.zero_()
+        if self._zero.offload_optimizer:
+            _forget_gradients(self._zero.fp32_partitioned_groups_flat)
 
     @contextlib.contextmanager
     def evaluated(self, method: nn.Module) -> Iterator[None]:
@@ -239,11 +243,17 @@ def _part_of(full: Tensor, parameter: Tensor) -> Tensor:
 
 def _joined(part: Tensor, parameter: Tensor) -> Tensor | None:
     """All ranks' parts put together on the first rank, without the padding; None elsewhere."""
-    parts = dist.gather_on_first(part)
+    parts = dist.gather_on_first(part.to(dist.device()))  # what is offloaded lies in the machine's memory
     if parts is None:
         return None
     full = shape(parameter)
     return torch.cat(parts)[: torch.Size(full).numel()].view(full)
+
+
+def _forget_gradients(masters: list[Tensor]) -> None:
+    for master in masters:
+        if master.grad is not None:
+            master.grad.zero_()
 
 
 def _forget_full(parameter: Tensor) -> None:

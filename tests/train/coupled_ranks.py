@@ -100,6 +100,10 @@ def everything(folder: Path) -> None:
                 found = answers(run, 3 if label == "right" else 1)
             if dist.is_first():
                 torch.save(found, folder / f"{name}-{label}.pt")
+        cached = tiny.run(folder / "shards", folder / "none", **changes(name), train__encoder_batch=2)
+        found = answers(cached, 3)
+        if dist.is_first():
+            torch.save(found, folder / f"{name}-cached.pt")
         ranks.train(folder, f"{name}-whole", **changes(name))
         last = dist.world_size() - 1
         ranks.train(folder, f"{name}-resumed", ranks.StopAfter(6, rank=last), **changes(name))

@@ -232,6 +232,9 @@ def quick(folder: Path) -> None:
         with biting():
             stepped(folder, f"mocov3-{stage}-fp32", run("mocov3", stage))
     stepped(folder, "mocov3-3-kept", run("mocov3", 3))
+    for stage in (1, 2, 3):
+        with biting():
+            stepped(folder, f"mocov3-{stage}-parts", run("mocov3", stage, train__encoder_batch=4))
     teaching(folder)
 
 

@@ -78,6 +78,17 @@ def test_law_3_loss_gradient_and_buffers(one: Path, two: Path, name: str) -> Non
     assert any("running_var" in key for key in steps(one, name)[0]["state"])
 
 
+def test_cached_gradients_have_the_curve_of_the_whole_batch(one: Path, two: Path, name: str) -> None:
+    """Three samples a rank in parts of two and one; on one rank three parts of two."""
+    for folder in (one, two):
+        for mine, other in zip(steps(one, name), steps(folder, name, "cached"), strict=True):
+            assert mine["applied"] == other["applied"]
+            for key, value in mine["scalars"].items():
+                torch.testing.assert_close(other["scalars"][key], value, equal_nan=True, rtol=1e-4, atol=1e-5)
+        first = (steps(one, name)[0], steps(folder, name, "cached")[0])
+        assert gap(*(gradients(step) for step in first)) < 2e-5
+
+
 def test_the_comparison_sees_a_forgotten_sum_and_a_batch_norm_of_one_rank(
     one: Path, two: Path, name: str
 ) -> None:

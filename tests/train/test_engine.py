@@ -154,9 +154,12 @@ def test_a_loss_that_is_not_finite_changes_nothing(run: Run, stage: int) -> None
 
 
 @EVERY_STAGE
-def test_a_parameter_without_gradient_is_given_none(run: Run, stage: int) -> None:
-    """DeepSpeed's stage 3 alone would apply the gradient of the step before."""
-    toy, engine = start(at(run, stage))
+@pytest.mark.parametrize("offload", ["none", "optimizer"])
+def test_a_parameter_without_gradient_is_given_none(run: Run, stage: int, offload: str) -> None:
+    """DeepSpeed's stage 3 alone would apply the gradient of the step before, and so would offloaded steps."""
+    placed = at(run, stage)
+    train = placed.train.model_copy(update={"offload": offload})
+    toy, engine = start(placed.model_copy(update={"train": train}))
     step(engine, 0)
     before = engine.state().moments["exp_avg/encoder.0.weight"]
     toy.untouched = True

@@ -116,6 +116,16 @@ def test_two_ranks_at_stage_3_are_stage_1_bit_for_bit(quick: Path) -> None:
         assert_bits(result(quick, "mocov3-1-fp32"), result(quick, f"mocov3-{case}"))
 
 
+def test_cached_gradients_are_those_of_the_whole_batch_at_every_stage(quick: Path) -> None:
+    """Six samples a rank in parts of four and two; the stages are equal bit for bit."""
+    parts = [result(quick, f"mocov3-{stage}-parts") for stage in (1, 2, 3)]
+    for found in parts[1:]:
+        assert_bits(parts[0], found)
+    assert_close(result(quick, "mocov3-1-fp32"), parts[0])
+    assert parts[0]["applied"] == [number != stages.BROKEN for number in range(stages.STEPS)]
+    assert parts[0]["unchanged"]
+
+
 def test_a_nan_on_one_rank_leaves_everything_as_it_was(quick: Path) -> None:
     """Student, teacher, running statistics, moments."""
     for case in ("1-fp32", "3-fp32", "3-kept"):
