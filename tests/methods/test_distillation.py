@@ -14,6 +14,7 @@ from distillation_ranks import CASES, CLOCK, batch, made
 from lightly.loss import KoLeoLoss
 from test_contract_of_methods import PlainWeights
 from torch import Tensor
+from torch.nn import functional
 
 from ssl_retina import config, launch, losses, methods, shipped
 from ssl_retina.contract import Clock, uniform
@@ -180,6 +181,37 @@ def test_sinkhorn_equals_the_slow_algorithm() -> None:
     for (row, k), value in shares.items():
         assert float(found[row, k]) == pytest.approx(value * len(kept), rel=1e-4)
     assert not found[2].any()
+
+
+@pytest.mark.parametrize("temperature", [0.004, 0.0115, 0.07])
+def test_sinkhorn_is_finite_at_any_temperature(temperature: float) -> None:
+    """exp(1 / 0.0115) is infinite in fp32, exp(-1 / 0.004) zero: against the algorithm in fp64."""
+    logits, real = functional.normalize(_rows(6, 5), dim=1), torch.tensor([True] * 5 + [False])
+    logits[0, 0] = 1.0
+    shares = (logits[:5].double() / temperature).exp()
+    for _ in range(3):
+        shares /= shares.sum(dim=0)
+        shares /= shares.sum(dim=1, keepdim=True)
+    found = Sinkhorn()(logits, temperature, real)
+    torch.testing.assert_close(found[:5].double(), shares, rtol=2e-4, atol=1e-7)
+    assert not found[5].any()
+    assert not Sinkhorn()(logits, temperature, torch.zeros(6, dtype=torch.bool)).any()
+
+
+def test_softmaxes_are_fp32_of_half_logits() -> None:
+    """Law 5 under autocast: the prototypes' product is bf16, and nothing after it."""
+    head = DINOHead(8, hidden=16, bottleneck=6, prototypes=11, begins=0.0)
+    vectors, temperature = _rows(2, 5, 8), 0.04
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = head(vectors)
+        sharp = [Sinkhorn()(logits, temperature), Centring(11)(logits, temperature)]
+        loss = losses.view_distillation(logits, sharp[1], temperature=0.1).loss
+    assert logits.dtype == torch.bfloat16
+    whole = logits.detach().float()
+    expected = [Sinkhorn()(whole, temperature), Centring(11)(whole, temperature)]
+    assert all(torch.equal(*pair) for pair in zip(sharp, expected, strict=True))
+    assert torch.equal(loss, losses.view_distillation(whole, expected[1], temperature=0.1).loss)
+    assert head(vectors).dtype == torch.float32
 
 
 def test_a_centre_is_met_by_the_next_step_alone() -> None:
