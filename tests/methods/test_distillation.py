@@ -10,7 +10,7 @@ from typing import Any
 import distillation_ranks
 import pytest
 import torch
-from distillation_ranks import CASES, CLOCK, batch, made
+from distillation_ranks import CASES, CLOCK, batch, large, made
 from lightly.loss import KoLeoLoss
 from test_contract_of_methods import PlainWeights
 from torch import Tensor
@@ -375,13 +375,16 @@ def test_law_3_two_ranks_equal_one(one: Any, two: Any, case: str) -> None:
 
 
 def test_a_rank_without_photographs_takes_part_in_an_evaluation(one: Any, two: Any) -> None:
-    for case in ("dino", "ibot", "dinov2"):
+    for case in ("dino", "ibot", "dinov2", "gram"):
         assert two[0]["idle"][case].item() == pytest.approx(one["idle"][case].item(), rel=1e-5)
 
 
 def test_law_3_sinkhorn_and_koleo(one: Any, two: Any) -> None:
-    joined = {name: torch.cat([part["pieces"][name] for part in two]) for name in ("sinkhorn", "koleo")}
+    joined = {
+        name: torch.cat([part["pieces"][name] for part in two]) for name in ("sinkhorn", "cold", "koleo")
+    }
     torch.testing.assert_close(joined["sinkhorn"], one["pieces"]["sinkhorn"])
+    torch.testing.assert_close(joined["cold"], one["pieces"]["cold"], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(joined["koleo"] / 2, one["pieces"]["koleo"], rtol=1e-5, atol=1e-6)
 
 
@@ -402,7 +405,7 @@ def test_micro_batches_of_dino_and_ibot_are_their_batch() -> None:
 @EVERY_CASE
 def test_every_trained_weight_learns_and_the_teacher_gets_no_gradient(case: str) -> None:
     method = made(case)
-    method(batch(0, 6), CLOCK).loss.backward()
+    method(batch(0, 6, large=large(case)), CLOCK).loss.backward()
     dead = [
         name
         for name, one in method.named_parameters()
@@ -435,7 +438,7 @@ def test_the_teacher_follows_and_is_the_product(case: str) -> None:
     for number, parameter in enumerate(students.values()):
         parameter.data += 0.01 * (number + 1)
     method.after_step(CLOCK, PlainWeights())
-    keeps = method.momentum(CLOCK)
+    keeps = method.config.pace(CLOCK).momentum
     assert before.keys() == students.keys()
     for name, value in method.teacher.named_parameters():
         torch.testing.assert_close(value, keeps * before[name] + (1 - keeps) * students[name].detach())
@@ -448,7 +451,7 @@ def test_recomputed_blocks_change_no_bit(case: str) -> None:
     results = []
     for checkpointing in (False, True):
         method = made(case, checkpointing=checkpointing)
-        loss = method(batch(0, 4), CLOCK).loss
+        loss = method(batch(0, 4, large=large(case)), CLOCK).loss
         loss.backward()
         results.append(
             (loss.detach(), {n: one.grad for n, one in method.named_parameters() if one.requires_grad})
@@ -460,20 +463,20 @@ def test_recomputed_blocks_change_no_bit(case: str) -> None:
 @EVERY_CASE
 def test_evaluation_changes_nothing(case: str) -> None:
     method = made(case)
-    method(batch(0, 4), CLOCK)
+    method(batch(0, 4, large=large(case)), CLOCK)
     before = {name: value.clone() for name, value in method.named_buffers()}
     method.eval()
     with torch.no_grad():
-        assert method(batch(9, 3), CLOCK).loss.isfinite()
+        assert method(batch(9, 3, large=large(case)), CLOCK).loss.isfinite()
     assert all(torch.equal(value, before[name]) for name, value in method.named_buffers())
 
 
-def test_schedules_follow_the_clock() -> None:
-    clocks = [Clock(step, 10, 0) for step in (0, 1, 2, 3, 10)]
-    found = [teacher.temperature(0.04, 0.07, 0.2, clock) for clock in clocks]
+def test_schedules_follow_the_share_of_the_run() -> None:
+    shares = [0, 0.1, 0.2, 0.3, 1]
+    found = [teacher.temperature(0.04, 0.07, 0.2, share) for share in shares]
     assert found == pytest.approx([0.04, 0.055, 0.07, 0.07, 0.07])
-    assert teacher.temperature(0.04, 0.07, 0.0, clocks[0]) == 0.07
-    assert [teacher.momentum(0.9, clocks[at]) for at in (0, 4)] == pytest.approx([0.9, 1.0])
+    assert teacher.temperature(0.04, 0.07, 0.0, 0) == 0.07
+    assert [teacher.momentum(0.9, share) for share in (0, 1)] == pytest.approx([0.9, 1.0])
 
 
 def test_local_sizes_are_whole_patches() -> None:
