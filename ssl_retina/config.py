@@ -88,6 +88,12 @@ class Run(Section):
         return self
 
     @model_validator(mode="after")
+    def _fitting_method(self) -> "Run":
+        if problem := self.method.conflict(init=self.model.init, steps=self.train.steps):
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
     def _whole_batches(self) -> "Run":
         """Law 3: what compares samples needs the whole batch at once, so that ranks change nothing."""
         if not self.method.couples_batch:

@@ -97,6 +97,15 @@ def maximum(value: float) -> float:
     return float(tensor.item())
 
 
+def largest(value: Tensor) -> Tensor:
+    """The largest over ranks of each element of a detached tensor of one shape."""
+    if not is_joined():
+        return value.detach()
+    found = value.detach().clone()
+    c10d.all_reduce(found, op=c10d.ReduceOp.MAX)
+    return found
+
+
 def mean(value: Tensor) -> Tensor:
     """The mean over ranks of a detached scalar or vector."""
     if not c10d.is_initialized():

@@ -33,6 +33,26 @@ class Section(BaseModel):
     encodes_in_parts: ClassVar[bool] = False
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    def scheduled(self, fraction: float) -> dict[str, float]:
+        """What the method changes with the share of the run that is done, by name, beside rate and decay."""
+        del fraction
+        return {}
+
+    @property
+    def frozen(self) -> float:
+        """The share of the run in which a part of the method does not learn yet."""
+        return 0.0
+
+    @property
+    def settled(self) -> int:
+        """A step from which on every step does the same work."""
+        return 1
+
+    def conflict(self, *, init: str | None, steps: int) -> str | None:
+        """What of this method does not go with the run's `model.init` and `train.steps`, as a sentence."""
+        del init, steps
+        return None
+
 
 def _one_or_several(value: object) -> object:
     several = [value] if isinstance(value, str) else value

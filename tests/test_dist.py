@@ -18,6 +18,7 @@ def test_alone_without_a_group() -> None:
     value = torch.tensor([1.0, 2.0], requires_grad=True)
     assert torch.equal(dist.mean(value), value.detach())
     assert dist.maximum(3) == 3
+    assert torch.equal(dist.largest(value), value.detach())
     assert dist.broadcast({"a": 1}) == {"a": 1}
     assert dist.gather_objects("x") == ["x"]
     assert dist.first_decides(lambda: 7) == 7
@@ -52,6 +53,7 @@ def decide():
 found = {
     "mean": dist.mean(torch.tensor([float(rank), 4.0])).tolist(),
     "maximum": dist.maximum(rank * 2),
+    "largest": dist.largest(torch.tensor([float(rank), -float(rank)])).tolist(),
     "broadcast": dist.broadcast(f"from {rank}"),
     "gathered": dist.gather_objects(rank * 10),
     "decided": dist.first_decides(lambda: "yes" if rank == 0 else 1 / 0),
@@ -78,6 +80,7 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
     assert first == {
         "mean": [0.5, 4.0],
         "maximum": 2,
+        "largest": [1.0, 0.0],
         "broadcast": "from 0",
         "gathered": [0, 10],
         "decided": "yes",

@@ -160,7 +160,10 @@ def _plan(
     seen = run.train.steps * run.data.batch_size
     return {
         "config": run.dump(),
-        "parameters": {"trained": _count(method), "exported": _count(exported)},
+        "parameters": {
+            "trained": sum(one.numel() for one in method.parameters() if one.requires_grad),
+            "exported": sum(one.numel() for one in exported.parameters()),  # a teacher's do not learn
+        },
         "batch": {
             "samples": run.data.batch_size,
             "processes": world,
@@ -192,7 +195,3 @@ def _refusal(run: Any, source: Any, *, looking: bool) -> list[str]:
             raise
         return [f"pretrain would refuse this: {error}"]
     return []
-
-
-def _count(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -172,9 +172,12 @@ class Source:
         for loaded in workers.load(stream, asked, workers=self._workers, rank=rank):
             yield self._count.checked(loaded, end - begin)
 
-    def whole(self, rows: NDArray[np.int64], *, batch: int) -> Iterator[Batch]:
-        """The whole images of these rows (counted through all sets, see `offsets`), recipe "plain"."""
-        spec = ViewSpec("plain", global_views=1, global_size=self._spec.global_size)
+    def whole(self, rows: NDArray[np.int64], *, batch: int, size: int) -> Iterator[Batch]:
+        """The whole images of these rows (counted through all sets, see `offsets`), recipe "plain".
+
+        `size`: their side in pixels.
+        """
+        spec = ViewSpec("plain", global_views=1, global_size=size)
         stream = Stream(self._sets, sampling.listed(_as_rows(rows)), spec, shuffled=False)
         starts = range(0, len(rows), batch)
         asked = (as_positions(first, min(batch, len(rows) - first)) for first in starts)

@@ -4,7 +4,7 @@ In: predictions and targets of one rank. Out: a scalar, whose mean over ranks is
 """
 
 from ssl_retina.losses.contrast import Contrast, Kinship, moco_contrast, nt_xent
-from ssl_retina.losses.distillation import Distilled, koleo, patch_distillation, view_distillation
+from ssl_retina.losses.distillation import Distilled, gram, koleo, patch_distillation, view_distillation
 from ssl_retina.losses.redundancy import Regularised, deviation, vicreg
 from ssl_retina.losses.regression import (
     MOST_STRUCTURE,
@@ -21,6 +21,7 @@ __all__ = [
     "MOST_STRUCTURE",
     "Regularised",
     "deviation",
+    "gram",
     "koleo",
     "latent_regression",
     "local_contrast",

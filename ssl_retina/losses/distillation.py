@@ -65,6 +65,17 @@ def patch_distillation(student: Tensor, targets: Tensor, real: Tensor, *, temper
         return (crossed * weight).sum(dim=1).mean()
 
 
+def gram(student: Tensor, teacher: Tensor) -> Tensor:
+    """How far the patches' likenesses are from those that a teacher sees, both (batch, patches, width).
+
+    Simeoni et al. 2025 (DINOv3), section 4.2: the squared Frobenius distance of the matrices of cosines of
+    the patches of a view; as in the authors' code its mean over entries and views, which their weight is for.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        own, known = (functional.normalize(one.float(), dim=-1) for one in (student, teacher))
+        return (own @ own.mT - known @ known.mT).square().mean()
+
+
 def koleo(vectors: Tensor) -> Tensor:
     """Differential entropy of (batch, width) by nearest neighbours (Sablayrolles et al. 2019, eq. 3).
 

@@ -2,6 +2,8 @@
 
 Oquab, Darcet, Moutakanni et al.: DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024.
 Registers (Darcet et al., ICLR 2024) and layer scale belong to the encoder: `model.name`, `model.registers`.
+With `gram` the patches of the large views also keep the likenesses that an earlier teacher saw: Simeoni, Vo,
+Seitzer et al.: DINOv3, 2025, section 4, as a stage of refinement.
 """
 
 from typing import Annotated, ClassVar, Literal, cast
@@ -11,69 +13,52 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ssl_retina import losses
-from ssl_retina.config import CropScale, MaskRatio, Natural, Positive, Section, Share
-from ssl_retina.contract import Batch, Clock, Hidden, MakeEncoder, Output, Pool, ViewSpec, Weights
-from ssl_retina.models import cropping, masking, teacher
-from ssl_retina.models.heads import DINOHead
+from ssl_retina.config import MaskRatio, Positive, Share
+from ssl_retina.contract import Batch, Clock, Hidden, MakeEncoder, Output, ViewSpec, Weights
+from ssl_retina.models import cropping, masking
+from ssl_retina.models.distilling import Distilling
+from ssl_retina.models.gram import Gram, GramTeacher
 from ssl_retina.models.targets import Centring, Sinkhorn
 from ssl_retina.models.teacher import Teacher
 
-Temperature = Annotated[float, Field(gt=0)]
 
-
-class Config(Section):
+class Config(Distilling):
     """The paper's values (section 4, appendix B, the authors' ssl_default_config and train/vitl14).
 
-    momentum: of the teacher at the start; a cosine takes it to 1 at the end.
-    student_temperature, teacher_temperature: of the softmaxes; the teacher's rises from
-        warmup_teacher_temperature over the share warmup_teacher of the run (30 of 100 epochs).
-    mask_ratio: least and largest share of hidden patches, in one of a sample's two large views.
     targets: how the teacher's logits become distributions: Sinkhorn-Knopp over the batch, or a centre.
+    mask_ratio: least and largest share of hidden patches, in one of a sample's two large views.
     koleo: weight of the spread of the large views' vectors.
-    hidden, bottleneck, prototypes: widths of the views' head. patch_head: whether patches have a head of
-        their own, with patch_bottleneck and as many prototypes, or share it.
-    freeze_prototypes: share of the run in which they do not learn (1 of 100 epochs).
-    local_views, local_size: small crops, and their side in pixels: 96 of 224, to whole 16ths, if not given.
-    pool: how tokens become the vector that is compared, and that the export gives.
-    recipe, crop_scale, colour: how views are drawn (`contract.ViewSpec`).
+    patch_head: whether patches have a head of their own, with patch_bottleneck and as many prototypes, or
+        share the views'.
+    gram: anchoring of patches (`models.gram.Gram`), DINOv3's; none if not given.
+    The other keys: `models.distilling.Distilling`.
     """
 
     couples_batch: ClassVar[bool] = True
 
     name: Literal["dinov2"] = "dinov2"
     momentum: Share = 0.992
-    student_temperature: Temperature = 0.1
-    teacher_temperature: Temperature = 0.07
-    warmup_teacher_temperature: Temperature = 0.04
-    warmup_teacher: Share = 0.3
     targets: Literal["sinkhorn", "centring"] = "sinkhorn"
     mask_ratio: MaskRatio = (0.1, 0.5)
     koleo: Annotated[float, Field(ge=0)] = 0.1
-    hidden: Positive = 2048
     bottleneck: Positive = 384
-    prototypes: Positive = 65536
     patch_head: Literal["own", "shared"] = "own"
     patch_bottleneck: Positive = 256
-    freeze_prototypes: Share = 0.01
-    local_views: Natural = 8
-    local_size: Positive | None = None
-    pool: Pool = "token"
-    recipe: str = "dinov2"
-    crop_scale: CropScale | None = None
-    colour: Annotated[float, Field(ge=0)] = 1.0
+    gram: Gram | None = None
+
+    @property
+    def settled(self) -> int:
+        """`Section.settled`."""
+        return max(self.gram.begin_step if self.gram else 0, 1)
+
+    def conflict(self, *, init: str | None, steps: int) -> str | None:
+        """`Section.conflict`."""
+        return self.gram.conflict(init=init, steps=steps) if self.gram else None
 
 
 def views(config: Config, image_size: int) -> ViewSpec:
-    """Two large views a sample and many small ones."""
-    return ViewSpec(
-        recipe=config.recipe,
-        global_views=2,
-        global_size=image_size,
-        local_views=config.local_views,
-        local_size=config.local_size or cropping.local_size(image_size),
-        crop_scale=config.crop_scale,
-        colour=config.colour,
-    )
+    """Two large views a sample, larger still for a Gram teacher that looks closer, and many small ones."""
+    return config.spec(image_size, scale=config.gram.scale if config.gram else 1)
 
 
 class Method(nn.Module):
@@ -85,37 +70,31 @@ class Method(nn.Module):
         self.encoder = make_encoder(pool=config.pool)
         if config.local_views:
             cropping.check(self.encoder, config.local_size)
-        heads = {"views": self._head(config.bottleneck)}
+        heads = {"views": config.head(self.encoder.width)}
         if config.patch_head == "own":
-            heads["patches"] = self._head(config.patch_bottleneck)
+            heads["patches"] = config.head(self.encoder.width, bottleneck=config.patch_bottleneck)
         self.heads = nn.ModuleDict(heads)
         self.teacher = Teacher(cast(nn.Module, self.encoder), self.heads)
+        self.gram = GramTeacher(config.gram, cast(nn.Module, self.encoder)) if config.gram else None
         self.mask_token = nn.Parameter(torch.zeros(self.encoder.width))
         self.targets, self.patch_targets = (
             Sinkhorn() if config.targets == "sinkhorn" else Centring(config.prototypes) for _ in range(2)
         )
 
-    def _head(self, bottleneck: int) -> DINOHead:
-        config = self.config
-        return DINOHead(
-            self.encoder.width,
-            hidden=config.hidden,
-            bottleneck=bottleneck,
-            prototypes=config.prototypes,
-            begins=config.freeze_prototypes,
-        )
-
     def forward(self, batch: Batch, clock: Clock) -> Output:
         """Section 4: the teacher sees the large views whole, the student all views, with patches hidden."""
-        config, size = self.config, len(batch.position)
+        config, size, fine = self.config, len(batch.position), batch.global_views
+        batch = cropping.fitted(self.encoder, batch)
         draws = clock.uniform("block_mask", batch.position, masking.BLOCK_DRAWS)
         mask = masking.block_mask(draws, self.encoder.grid, config.mask_ratio)
         pooled, patches = cropping.encoded(
             self.encoder, batch, clock, hidden=Hidden(mask.where, self.mask_token)
         )  # (views * batch, width), (2 * batch, patches, width)
         spread = losses.koleo(pooled[:size]) + losses.koleo(pooled[size : 2 * size])
+        anchors = self._anchored(patches, fine, batch, clock)
         student, patches = self._logits(self.heads, pooled, mask.take(patches))
-        sharp = self.temperature(clock)
+        pace = config.pace(clock)
+        sharp = pace.teacher_temperature
         with torch.no_grad():
             tokens = self.teacher.tokens(batch.global_views.flatten(0, 1), clock, batch.position)
             seen = mask.take(tokens[:, self.encoder.prefix_tokens :])
@@ -126,12 +105,25 @@ class Method(nn.Module):
         found = losses.view_distillation(student, targets, temperature=cool)
         # each view counts half, and one of them hides nothing
         masked = losses.patch_distillation(patches, patch_targets, mask.real, temperature=cool) / 2
-        told = {"momentum": self.momentum(clock), "teacher_temperature": sharp}
-        logs = {name: torch.full((), value, device=pooled.device) for name, value in told.items()}
-        logs |= {**found.logs(), **self.targets.logs(), "patch_loss": masked.detach()}
-        logs["koleo"] = spread.detach()
+        told = {"patch_loss": masked, "koleo": spread, **anchors}
+        logs = {**pace.logs(pooled.device), **found.logs(), **self.targets.logs()}
+        logs |= {name: value.detach() for name, value in told.items()}
         loss = found.loss + masked + config.koleo * spread
+        if self.gram is not None:
+            loss = loss + self.gram.weight() * anchors["gram"]
         return Output(loss, logs, pooled[:size].detach().float())
+
+    def _anchored(self, patches: Tensor, fine: Tensor, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """The loss of patches (2 * batch, patches, width), hidden ones too, 0 before it begins; or nothing.
+
+        `fine`: the large views as they were drawn (2, batch, 3, height, width).
+        """
+        if self.gram is None:
+            return {}
+        if not self.gram.begun(clock):
+            return {"gram": patches.new_zeros((), dtype=torch.float32)}
+        known = self.gram(fine.flatten(0, 1), clock, batch.position, grid=self.encoder.grid)
+        return {"gram": losses.gram(patches, known)}
 
     @staticmethod
     def _logits(heads: nn.Module, pooled: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,20 +137,12 @@ class Method(nn.Module):
             views, patches = logits.split((len(pooled), size * most))
         return views.view(-1 if size else 2, size, views.shape[1]), patches.unflatten(0, (size, most))
 
-    def momentum(self, clock: Clock) -> float:
-        """What the teacher keeps of itself after the clock's step."""
-        return teacher.momentum(self.config.momentum, clock)
-
-    def temperature(self, clock: Clock) -> float:
-        """Of the teacher's softmax."""
-        config = self.config
-        start, end = config.warmup_teacher_temperature, config.teacher_temperature
-        return teacher.temperature(start, end, config.warmup_teacher, clock)
-
     def after_step(self, clock: Clock, weights: Weights) -> None:
-        """Teacher and centres follow."""
+        """Teachers and centres follow."""
         student = cast(nn.Module, self.encoder)
-        self.teacher.follow(student, self.heads, momentum=self.momentum(clock), weights=weights)
+        self.teacher.follow(student, self.heads, momentum=self.config.pace(clock).momentum, weights=weights)
+        if self.gram is not None:
+            self.gram.follow(self.teacher.encoder, clock, weights)
         self.targets.step()
         self.patch_targets.step()
 

@@ -47,6 +47,10 @@ class Config(Section):
     recipe: str = "ijepa"
     crop_scale: CropScale | None = None
 
+    def scheduled(self, fraction: float) -> dict[str, float]:
+        """`Section.scheduled`: a line from the config's momentum to 1."""
+        return {"momentum": self.momentum + (1 - self.momentum) * fraction}
+
     @model_validator(mode="after")
     def _whole_heads(self) -> "Config":
         if self.predictor_width % self.predictor_heads or self.predictor_width % 4:
@@ -109,8 +113,8 @@ class Method(nn.Module):
         return Output(loss, logs, pooled)
 
     def momentum(self, clock: Clock) -> float:
-        """What the teacher keeps of itself after the clock's step: a line from the config's value to 1."""
-        return self.config.momentum + (1 - self.config.momentum) * clock.fraction
+        """What the teacher keeps of itself after the clock's step."""
+        return self.config.scheduled(clock.fraction)["momentum"]
 
     def after_step(self, clock: Clock, weights: Weights) -> None:
         """The teacher follows the encoder."""

@@ -4,7 +4,6 @@ Chen, Xie, He: An Empirical Study of Training Self-Supervised Vision Transformer
 photographs of one patient are no negatives of each other (`Config.related`).
 """
 
-import math
 from typing import Annotated, ClassVar, Literal, cast
 
 import torch
@@ -14,7 +13,7 @@ from torch import nn
 from ssl_retina import losses
 from ssl_retina.config import CropScale, Positive, Section, Share
 from ssl_retina.contract import Batch, Clock, MakeEncoder, Output, Pool, ViewSpec, Weights
-from ssl_retina.models import heads
+from ssl_retina.models import heads, teacher
 from ssl_retina.models.teacher import Teacher
 from ssl_retina.relations import Related
 
@@ -46,6 +45,10 @@ class Config(Section):
     colour: Annotated[float, Field(ge=0)] = 1.0
     flip: bool = True
     related: Related = Related()
+
+    def scheduled(self, fraction: float) -> dict[str, float]:
+        """`Section.scheduled`: a cosine from the config's momentum to 1."""
+        return {"momentum": teacher.momentum(self.momentum, fraction)}
 
 
 def views(config: Config, image_size: int) -> ViewSpec:
@@ -95,8 +98,8 @@ class Method(nn.Module):
         return Output(there.loss + back.loss, logs, pooled[0].detach().float())
 
     def momentum(self, clock: Clock) -> float:
-        """What the teacher keeps of itself after the clock's step: a cosine from the config's value to 1."""
-        return 1 - (1 - self.config.momentum) * (1 + math.cos(math.pi * clock.fraction)) / 2
+        """What the teacher keeps of itself after the clock's step."""
+        return self.config.scheduled(clock.fraction)["momentum"]
 
     def after_step(self, clock: Clock, weights: Weights) -> None:
         """The teacher follows encoder and projector."""

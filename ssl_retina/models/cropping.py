@@ -3,8 +3,11 @@
 In: the large crops' side, or the encoder and a batch. Out: pixels, or an error; tokens.
 """
 
+import dataclasses
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ssl_retina.contract import Batch, Clock, Encoder, Hidden
 from ssl_retina.errors import ConfigError
@@ -24,6 +27,23 @@ def check(encoder: Encoder, size: int | None) -> None:
         near = max(round(side / encoder.patch_size), 1) * encoder.patch_size
         problem = f"{side} px are not whole patches of {encoder.patch_size} px; give {near}"
         raise ConfigError("config", [f"method.local_size: {problem}"])
+
+
+def fitted(encoder: Encoder, batch: Batch) -> Batch:
+    """The batch with large views of the encoder's own side, by bicubic resampling where they are larger.
+
+    As DINOv3's authors take one crop for two teachers, and shrink it after its colours were changed.
+    """
+    views, side = batch.global_views, encoder.grid * encoder.patch_size
+    found = views.shape[-1]
+    if found == side:
+        return batch
+    shrunk: Tensor = functional.interpolate(
+        views.flatten(0, 1), size=(side, side), mode="bicubic", align_corners=False, antialias=True
+    )
+    fields = batch.field_of_view * (side / found)
+    resized = shrunk.view(*views.shape[:3], side, side)
+    return dataclasses.replace(batch, global_views=resized, field_of_view=fields)
 
 
 def encoded(

@@ -99,7 +99,13 @@ class Prototypes(nn.Module):
         self.begins = begins
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """(..., prototypes) of (..., width)."""
+        """(..., prototypes) of (..., width).
+
+        Under autocast bf16 cosines of directions that were made in fp32, as DINOv2's authors have half ones:
+        their losses take `.float()` first and divide by the temperature then, and so do `targets` and
+        `losses.distillation`. An fp32 product would take no memory (the softmax is fp32 anyway), but leave
+        the fast path of the largest product of matrices behind the encoder.
+        """
         cosines = functional.linear(
             functional.normalize(vectors.float(), dim=-1), functional.normalize(self.weight, dim=1)
         )

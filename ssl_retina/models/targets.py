@@ -61,23 +61,30 @@ class Centring(nn.Module):
 class Sinkhorn(nn.Module):
     """Sinkhorn-Knopp (Caron et al. 2020, SwAV, section 3.1): the batch uses all prototypes equally.
 
-    Stands where `Centring` stands, and keeps nothing. Logits must be cosines, or nearly: exp(1 / 0.04) is
-    far from fp32's end, exp(4 / 0.04) beyond it. (Uniform factors cancel, so the counts of the usual
-    algorithm are left out: in turn each prototype's column, over all ranks, and each row is brought to 1.)
+    Stands where `Centring` stands, and keeps nothing. Uniform factors cancel, so the counts of the usual
+    algorithm are left out: in turn each prototype's column, over all ranks, and each row is brought to 1.
+    That is done to logarithms, which no temperature takes out of fp32: exp(1 / 0.011) is beyond its end.
     """
 
     @torch.no_grad()
     def forward(self, logits: Tensor, temperature: float, real: Tensor | None = None) -> Tensor:
         """Distributions (..., prototypes); rows that are not `real` (...) weigh nothing and become zero."""
         with torch.autocast(logits.device.type, enabled=False):
-            shares = (logits.float() / temperature).exp().flatten(0, -2)
+            shares = (logits.float() / temperature).flatten(0, -2)  # logarithms, (rows, prototypes)
             if real is not None:
-                shares = shares * real.flatten()[:, None]
-            tiny = torch.finfo(shares.dtype).tiny
+                shares.masked_fill_(~real.flatten()[:, None], -torch.inf)
+            least = torch.finfo(shares.dtype).min  # in place of -inf, whose difference with itself is NaN
             for _ in range(SINKHORN_ITERATIONS):
-                shares = shares / dist.total(shares.sum(dim=0)).clamp(min=tiny)
-                shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=tiny)
-            return shares.view(logits.shape)
+                shares.sub_(self._column(shares, least))
+                shares.sub_(shares.logsumexp(dim=1, keepdim=True).clamp(min=least))
+            return shares.exp_().view(logits.shape)
+
+    @staticmethod
+    def _column(shares: Tensor, least: float) -> Tensor:
+        """The logarithm of each column's sum over all ranks (prototypes,), of which some bring no rows."""
+        own = shares.amax(dim=0) if len(shares) else shares.new_full(shares.shape[1:], least)
+        largest = dist.largest(own.clamp(min=least))
+        return (largest + dist.total((shares - largest).exp_().sum(dim=0)).log()).clamp(min=least)
 
     def step(self) -> None:
         """Nothing follows."""

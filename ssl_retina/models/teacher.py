@@ -49,11 +49,11 @@ class Teacher(nn.Module):
         weights.follow(self.head, head, momentum)
 
 
-def momentum(start: float, clock: Clock) -> float:
-    """What a teacher keeps of itself after the clock's step: a cosine from `start` to 1."""
-    return 1 - (1 - start) * (1 + math.cos(math.pi * clock.fraction)) / 2
+def momentum(start: float, fraction: float) -> float:
+    """What a teacher keeps of itself at a share of the run: a cosine from `start` to 1."""
+    return 1 - (1 - start) * (1 + math.cos(math.pi * fraction)) / 2
 
 
-def temperature(start: float, end: float, warmup: float, clock: Clock) -> float:
+def temperature(start: float, end: float, warmup: float, fraction: float) -> float:
     """Of the teacher's softmax: linear from `start` to `end` over the share `warmup` of the run."""
-    return end if clock.fraction >= warmup else start + (end - start) * clock.fraction / warmup
+    return end if fraction >= warmup else start + (end - start) * fraction / warmup

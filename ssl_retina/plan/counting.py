@@ -83,7 +83,7 @@ def _step(run: Run, images: int, *, encoder_batch: int | None = None) -> tuple[f
         lowered = torch.autocast("cpu", dtype=torch.bfloat16, enabled=run.train.precision == "bf16")
         with FlopCounterMode(display=False, custom_mapping=_attention()) as counter:
             with kept.watched(), lowered:
-                output = method(_batch(spec, images), Clock(1, run.train.steps, run.seed))
+                output = method(_batch(spec, images), Clock(run.method.settled, run.train.steps, run.seed))
             output.loss.backward()
     flops = float(counter.get_total_flops())
     if run.train.activation_checkpointing and encoder_batch is None:

@@ -87,7 +87,7 @@ class Photographs:
         data = config.Data(shards=(self.index.folder,), batch_size=self.batch, workers=workers, held_out=0.0)
         source = open_source(data, ViewSpec("plain", global_views=1, global_size=size), seed=0)
         done = 0
-        for batch in source.whole(self.rows, batch=self.batch):
+        for batch in source.whole(self.rows, batch=self.batch, size=size):
             yield batch
             done += len(batch.keys)
             self.advance(name, done)

@@ -65,7 +65,8 @@ def step_operations(run: config.Run, method: nn.Module) -> float:
     """
     spec = methods.load(run.method_name).views(run.method, run.model.image_size)
     with FlopCounterMode(display=False) as counter:
-        method.eval()(_blank(spec), Clock(0, 1, run.seed)).loss.backward()
+        clock = Clock(run.method.settled, run.train.steps, run.seed)
+        method.eval()(_blank(spec), clock).loss.backward()
     method.zero_grad()
     counted: int = counter.get_total_flops()
     return counted / 2 * run.data.batch_size

@@ -148,7 +148,8 @@ def _features(engine: Engine, source: Source, rows: Integers, *, batch: int) -> 
     clock = Clock(0, 1, 0)
     with engine.evaluation() as method:
         encoder: Any = method.exported()  # type: ignore[operator]
-        for raw in source.whole(rows, batch=batch):
+        side = encoder.grid * encoder.patch_size
+        for raw in source.whole(rows, batch=batch, size=side):
             ready = finish(raw, device=dist.device())
             tokens = encoder(ready.global_views[0], clock, ready.position)
             parts.append(encoder.pool(tokens.float()).cpu())

@@ -208,7 +208,7 @@ def _compare_data(run: Run, saved: Mapping[str, Any], now: Mapping[str, Any]) ->
 
 
 def _extended(run: Run, steps: int, *, step: int, extend: bool) -> str:
-    """What another length does to the schedule. Raises CheckpointError unless it was asked for."""
+    """What another length does to the schedules. Raises CheckpointError unless it was asked for."""
     before = run.model_copy(update={"train": run.train.model_copy(update={"steps": steps})})
     then, now = schedule.learning_rate(before, step), schedule.learning_rate(run, step)
     if run.train.steps < steps:
@@ -216,10 +216,44 @@ def _extended(run: Run, steps: int, *, step: int, extend: bool) -> str:
             f"{STEPS}: {run.out} is a run of {steps} steps and cannot be shortened to {run.train.steps}; "
             "stop it instead, its checkpoints can be exported"
         )
+    _refuse_frozen_again(run, steps, step)
     effect = (
         f"the run becomes {run.train.steps} steps long instead of {steps}; the cosine is drawn anew over "
         f"that length, so the learning rate at step {step} is {now:.4g} instead of {then:.4g}"
+        f"{_rewound(before, run, step)}"
     )
     if not extend:
         raise CheckpointError(f"{STEPS}: {steps} -> {run.train.steps}. With --extend {effect}")
     return effect
+
+
+def _rewound(before: Run, run: Run, step: int) -> str:
+    """What else follows the share of the run that is done, and so goes back, as the end of a sentence."""
+    then, now = (
+        {"weight decay": schedule.weight_decay(one, step), **one.method.scheduled(step / one.train.steps)}
+        for one in (before, run)
+    )
+    lines = [
+        f"{name} {value:.4g} instead of {then[name]:.4g}"
+        for name, value in now.items()
+        if value != then[name]
+    ]
+    return (
+        f"; what else follows the share of the run that is done goes back too: {', '.join(lines)}"
+        if lines
+        else ""
+    )
+
+
+def _refuse_frozen_again(run: Run, steps: int, step: int) -> None:
+    """Raise CheckpointError where a part that learns, such as prototypes, would have to wait again."""
+    frozen = run.method.frozen
+    if not step / run.train.steps < frozen <= step / steps:
+        return
+    longest = int(step / frozen)
+    longest -= step / longest < frozen  # where the division was rounded up
+    raise CheckpointError(
+        f"{STEPS}: {steps} -> {run.train.steps}: at step {step} the first {frozen:.3g} of the run, in which "
+        f"a part of {run.method_name} does not learn yet, would begin again; with at most {longest} {STEPS} "
+        "it goes on learning, or give another out= and start from an export (model.init)"
+    )

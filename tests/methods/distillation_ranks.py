@@ -26,6 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ibot": {"name": "ibot"},
     "dinov2": {"name": "dinov2", "patch_bottleneck": 8},
     "shared": {"name": "dinov2", "patch_head": "shared", "targets": "centring"},
+    "gram": {"name": "dinov2", "patch_bottleneck": 8, "gram": {}},
 }
 """Every branch of the three methods."""
 
@@ -53,10 +54,10 @@ def made(case: str, *, drop_path: float = 0.3, checkpointing: bool = False, **ch
     return method.train()
 
 
-def batch(start: int, size: int) -> Batch:
-    """Views of a sample resemble each other, samples do not."""
+def batch(start: int, size: int, *, large: int = 32) -> Batch:
+    """Views of a sample resemble each other, samples do not. `large`: the large views' side."""
     position = torch.arange(start, start + size)
-    common = uniform(0, "sample", position, 3 * 32 * 32).view(size, 3, 32, 32)
+    common = uniform(0, "sample", position, 3 * large * large).view(size, 3, large, large)
 
     def views(numbers: range, side: int) -> Tensor:
         drawn = [uniform(0, "noise", position, 3 * side * side, view) for view in numbers]
@@ -64,7 +65,16 @@ def batch(start: int, size: int) -> Batch:
         return (common[:, :, :side, :side] + noise) * 2 - 2
 
     nowhere = torch.full((2, size, 4), float("nan"))
-    return Batch(views(range(2), 32), views(range(2, 5), 16), tuple("k" * size), position, position, nowhere)
+    return Batch(
+        views(range(2), large), views(range(2, 5), 16), tuple("k" * size), position, position, nowhere
+    )
+
+
+def large(case: str) -> int:
+    """The side of the large views that a case wants."""
+    file = methods.load(CASES[case]["name"])
+    size: int = file.views(file.Config.model_validate({**SMALL, **CASES[case]}), 32).global_size
+    return size
 
 
 def own(value: Tensor) -> Tensor:
@@ -76,14 +86,14 @@ def own(value: Tensor) -> Tensor:
 def whole(case: str) -> dict[str, Tensor]:
     """Loss, logs and every gradient of a global batch, and the centres that the next step meets."""
     method, count = made(case), SAMPLES // dist.world_size()
-    output = method(batch(40 + dist.rank() * count, count), CLOCK)
+    output = method(batch(40 + dist.rank() * count, count, large=large(case)), CLOCK)
     output.loss.backward()
     found = {f"log/{name}": value for name, value in {"loss": output.loss.detach(), **output.logs}.items()}
     found |= {name: one.grad for name, one in method.named_parameters() if one.grad is not None}
     for module in method.modules():
         if isinstance(module, Centring | Sinkhorn):
             module.step()
-    return found | {f"centre/{name}": value for name, value in method.named_buffers()}
+    return found | {f"centre/{name}": value.float() for name, value in method.named_buffers()}
 
 
 def pieces() -> dict[str, Tensor]:
@@ -96,15 +106,17 @@ def pieces() -> dict[str, Tensor]:
     rows = own(vectors).clone().requires_grad_()
     losses.koleo(rows).backward()
     assert rows.grad is not None
-    return {"sinkhorn": Sinkhorn()(own(logits), 0.05, own(real)), "koleo": rows.grad}
+    warm, cold = (Sinkhorn()(own(logits), temperature, own(real)) for temperature in (0.05, 0.004))
+    return {"sinkhorn": warm, "cold": cold, "koleo": rows.grad}
 
 
 def idle() -> dict[str, Tensor]:
     """The losses of an evaluation of five samples, which all lie on the first rank."""
     found = {}
-    for case in ("dino", "ibot", "dinov2"):
+    for case in ("dino", "ibot", "dinov2", "gram"):
+        given = batch(9, 0 if dist.rank() else 5, large=large(case))
         with torch.no_grad():
-            found[case] = made(case).eval()(batch(9, 0 if dist.rank() else 5), CLOCK).loss
+            found[case] = made(case).eval()(given, CLOCK).loss
     return found
 
 

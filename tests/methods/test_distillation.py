@@ -10,10 +10,11 @@ from typing import Any
 import distillation_ranks
 import pytest
 import torch
-from distillation_ranks import CASES, CLOCK, batch, made
+from distillation_ranks import CASES, CLOCK, batch, large, made
 from lightly.loss import KoLeoLoss
 from test_contract_of_methods import PlainWeights
 from torch import Tensor
+from torch.nn import functional
 
 from ssl_retina import config, launch, losses, methods, shipped
 from ssl_retina.contract import Clock, uniform
@@ -182,6 +183,37 @@ def test_sinkhorn_equals_the_slow_algorithm() -> None:
     assert not found[2].any()
 
 
+@pytest.mark.parametrize("temperature", [0.004, 0.0115, 0.07])
+def test_sinkhorn_is_finite_at_any_temperature(temperature: float) -> None:
+    """exp(1 / 0.0115) is infinite in fp32, exp(-1 / 0.004) zero: against the algorithm in fp64."""
+    logits, real = functional.normalize(_rows(6, 5), dim=1), torch.tensor([True] * 5 + [False])
+    logits[0, 0] = 1.0
+    shares = (logits[:5].double() / temperature).exp()
+    for _ in range(3):
+        shares /= shares.sum(dim=0)
+        shares /= shares.sum(dim=1, keepdim=True)
+    found = Sinkhorn()(logits, temperature, real)
+    torch.testing.assert_close(found[:5].double(), shares, rtol=2e-4, atol=1e-7)
+    assert not found[5].any()
+    assert not Sinkhorn()(logits, temperature, torch.zeros(6, dtype=torch.bool)).any()
+
+
+def test_softmaxes_are_fp32_of_half_logits() -> None:
+    """Law 5 under autocast: the prototypes' product is bf16, and nothing after it."""
+    head = DINOHead(8, hidden=16, bottleneck=6, prototypes=11, begins=0.0)
+    vectors, temperature = _rows(2, 5, 8), 0.04
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = head(vectors)
+        sharp = [Sinkhorn()(logits, temperature), Centring(11)(logits, temperature)]
+        loss = losses.view_distillation(logits, sharp[1], temperature=0.1).loss
+    assert logits.dtype == torch.bfloat16
+    whole = logits.detach().float()
+    expected = [Sinkhorn()(whole, temperature), Centring(11)(whole, temperature)]
+    assert all(torch.equal(*pair) for pair in zip(sharp, expected, strict=True))
+    assert torch.equal(loss, losses.view_distillation(whole, expected[1], temperature=0.1).loss)
+    assert head(vectors).dtype == torch.float32
+
+
 def test_a_centre_is_met_by_the_next_step_alone() -> None:
     """Equation 4 by hand; two micro-batches are one batch, evaluation adds nothing."""
     logits, more = _rows(2, 3, 7), _rows(5, 7, seed=1)
@@ -343,13 +375,16 @@ def test_law_3_two_ranks_equal_one(one: Any, two: Any, case: str) -> None:
 
 
 def test_a_rank_without_photographs_takes_part_in_an_evaluation(one: Any, two: Any) -> None:
-    for case in ("dino", "ibot", "dinov2"):
+    for case in ("dino", "ibot", "dinov2", "gram"):
         assert two[0]["idle"][case].item() == pytest.approx(one["idle"][case].item(), rel=1e-5)
 
 
 def test_law_3_sinkhorn_and_koleo(one: Any, two: Any) -> None:
-    joined = {name: torch.cat([part["pieces"][name] for part in two]) for name in ("sinkhorn", "koleo")}
+    joined = {
+        name: torch.cat([part["pieces"][name] for part in two]) for name in ("sinkhorn", "cold", "koleo")
+    }
     torch.testing.assert_close(joined["sinkhorn"], one["pieces"]["sinkhorn"])
+    torch.testing.assert_close(joined["cold"], one["pieces"]["cold"], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(joined["koleo"] / 2, one["pieces"]["koleo"], rtol=1e-5, atol=1e-6)
 
 
@@ -370,7 +405,7 @@ def test_micro_batches_of_dino_and_ibot_are_their_batch() -> None:
 @EVERY_CASE
 def test_every_trained_weight_learns_and_the_teacher_gets_no_gradient(case: str) -> None:
     method = made(case)
-    method(batch(0, 6), CLOCK).loss.backward()
+    method(batch(0, 6, large=large(case)), CLOCK).loss.backward()
     dead = [
         name
         for name, one in method.named_parameters()
@@ -403,7 +438,7 @@ def test_the_teacher_follows_and_is_the_product(case: str) -> None:
     for number, parameter in enumerate(students.values()):
         parameter.data += 0.01 * (number + 1)
     method.after_step(CLOCK, PlainWeights())
-    keeps = method.momentum(CLOCK)
+    keeps = method.config.pace(CLOCK).momentum
     assert before.keys() == students.keys()
     for name, value in method.teacher.named_parameters():
         torch.testing.assert_close(value, keeps * before[name] + (1 - keeps) * students[name].detach())
@@ -416,7 +451,7 @@ def test_recomputed_blocks_change_no_bit(case: str) -> None:
     results = []
     for checkpointing in (False, True):
         method = made(case, checkpointing=checkpointing)
-        loss = method(batch(0, 4), CLOCK).loss
+        loss = method(batch(0, 4, large=large(case)), CLOCK).loss
         loss.backward()
         results.append(
             (loss.detach(), {n: one.grad for n, one in method.named_parameters() if one.requires_grad})
@@ -428,20 +463,20 @@ def test_recomputed_blocks_change_no_bit(case: str) -> None:
 @EVERY_CASE
 def test_evaluation_changes_nothing(case: str) -> None:
     method = made(case)
-    method(batch(0, 4), CLOCK)
+    method(batch(0, 4, large=large(case)), CLOCK)
     before = {name: value.clone() for name, value in method.named_buffers()}
     method.eval()
     with torch.no_grad():
-        assert method(batch(9, 3), CLOCK).loss.isfinite()
+        assert method(batch(9, 3, large=large(case)), CLOCK).loss.isfinite()
     assert all(torch.equal(value, before[name]) for name, value in method.named_buffers())
 
 
-def test_schedules_follow_the_clock() -> None:
-    clocks = [Clock(step, 10, 0) for step in (0, 1, 2, 3, 10)]
-    found = [teacher.temperature(0.04, 0.07, 0.2, clock) for clock in clocks]
+def test_schedules_follow_the_share_of_the_run() -> None:
+    shares = [0, 0.1, 0.2, 0.3, 1]
+    found = [teacher.temperature(0.04, 0.07, 0.2, share) for share in shares]
     assert found == pytest.approx([0.04, 0.055, 0.07, 0.07, 0.07])
-    assert teacher.temperature(0.04, 0.07, 0.0, clocks[0]) == 0.07
-    assert [teacher.momentum(0.9, clocks[at]) for at in (0, 4)] == pytest.approx([0.9, 1.0])
+    assert teacher.temperature(0.04, 0.07, 0.0, 0) == 0.07
+    assert [teacher.momentum(0.9, share) for share in (0, 1)] == pytest.approx([0.9, 1.0])
 
 
 def test_local_sizes_are_whole_patches() -> None:

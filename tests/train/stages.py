@@ -35,7 +35,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mae": {"decoder_width": 20, "decoder_depth": 1, "decoder_heads": 5},
     "simclr": {"projector_hidden": 33, "projector_out": 7},
     "mocov3": {"hidden": 37, "out": 13, "momentum": 0.7},
-    **dict.fromkeys(("dino", "ibot", "dinov2"), DISTILLED),
+    **dict.fromkeys(("dino", "ibot"), DISTILLED),
+    "dinov2": {**DISTILLED, "gram": {"begin_step": 1, "every_steps": 1}},
     "vicreg": {"hidden": 33, "out": 17},
     "mae_contrast": {"decoder_width": 20, "decoder_depth": 1, "decoder_heads": 5, "projector_hidden": 33},
     "ijepa": {"predictor_width": 20, "predictor_depth": 1, "predictor_heads": 5, "momentum": 0.7},
@@ -58,7 +59,7 @@ def run(name: str, stage: int, precision: str = "fp32", **changes: Any) -> Run:
 
 
 THOROUGH = ("mae", "mocov3", "dinov2")
-"""A decoder; batch norm and a teacher; small crops, hidden patches and a teacher that is exported."""
+"""A decoder; batch norm and a teacher; small crops, hidden patches and two teachers."""
 
 
 def batch(config: Run, number: int, *, views: ViewSpec) -> Batch:

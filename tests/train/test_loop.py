@@ -284,6 +284,28 @@ def test_extending_is_explicit_and_explained(
         loop.pretrain(short(shards, run_dir, train__steps=5), Stop(), extend=True)
 
 
+def test_extending_tells_what_else_goes_back_and_freezes_nothing_again(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The teacher's momentum had come to 1; prototypes that learn would have to wait for a second time."""
+    method = {**tiny.METHODS["dino"], "freeze_prototypes": 0.6, "momentum": 0.9, "warmup_teacher": 0.8}
+    run_dir, changes = tmp_path / "run", {"method": method, "optim__weight_decay_end": 0.4}
+    loop.pretrain(short(shards, run_dir, **changes), Stop())
+    again = short(shards, run_dir, train__steps=7, **changes)
+    for extend in (False, True):
+        with pytest.raises(
+            CheckpointError, match=r"first 0\.6 of the run, in which a part of dino .* most 6 "
+        ):
+            loop.pretrain(again, Stop(), extend=extend)
+    longer = short(shards, run_dir, train__steps=6, **changes)
+    with pytest.raises(
+        CheckpointError, match=r"goes back too: weight decay 0\..*, momentum 0\..* instead of 1"
+    ):
+        loop.pretrain(longer, Stop())
+    assert loop.pretrain(longer, Stop(), extend=True).steps == 6
+    assert "teacher_temperature 0.065 instead of 0.07" in capsys.readouterr().err
+
+
 def test_shards_that_do_not_fit_their_index_are_refused_before_the_first_step(
     shards: Path, tmp_path: Path
 ) -> None:

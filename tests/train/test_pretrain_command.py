@@ -59,6 +59,16 @@ def test_check_says_what_would_run_and_writes_nothing(shards: Path) -> None:
     assert not (shards.parent / "run").exists()
 
 
+def test_check_counts_a_product_that_learns_nothing_itself(shards: Path) -> None:
+    """The teacher's encoder; the third one, of Gram anchoring, is in neither number."""
+    config = str(Path(CONFIG).with_name("debug_gram.yaml"))
+    words = [f"data.shards={shards}", f"out={shards.parent / 'run'}", "model.depth=2", "--json"]
+    found = json.loads(ask("check", config, *words))["parameters"]
+    without = json.loads(ask("check", config, *words, "method.gram=null"))["parameters"]
+    assert 800_000 < found["exported"] < found["trained"]
+    assert found == without
+
+
 def test_check_tells_the_epoch_of_weights_and_windows(shards: Path) -> None:
     even = json.loads(ask("check", *typed(shards, "--json")))
     assert (
