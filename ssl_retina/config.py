@@ -116,6 +116,11 @@ class Run(Section):
                 f"train.encoder_batch ({self.train.encoder_batch}) is not for {self.method_name}: cached "
                 f"gradients are there for methods that contrast one vector of each view; {remedy}"
             )
+        if self.train.pack_crops and not getattr(self.method, "local_views", 0):
+            raise ValueError(
+                f"train.pack_crops needs large and small crops, and {self.method_name} has one size here: "
+                "leave it out"
+            )
         return self
 
     @property

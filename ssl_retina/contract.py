@@ -5,7 +5,7 @@ where the run stands (`Clock`), the method answers with its loss (`Output`).
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -121,10 +121,26 @@ class Hidden(NamedTuple):
     token: Tensor
 
 
+class Crops(NamedTuple):
+    """Images of one size: views * samples of (3, H, W), the numbers of their views, patches to hide."""
+
+    images: Tensor
+    view: range
+    hidden: Hidden | None = None
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Crops that go through the blocks together."""
+
+    crops: tuple[Crops, ...]
+
+
 class Encoder(Protocol):
     """What a method may ask of the encoder (`models/encoder.py`).
 
     `checkpointing`: blocks are recomputed in the backward pass; a method's own blocks follow it.
+    `packing`: crops of several sizes are to go through the blocks `together`.
     `at_once`: so many images at most are in the blocks at a time in `vectors`; None: all.
     `pooling`: how the export, in plain timm, will give one vector of an image.
     """
@@ -136,6 +152,7 @@ class Encoder(Protocol):
     prefix_tokens: int
     checkpointing: bool
     at_once: int | None
+    packing: bool
     pooling: Pool
 
     def __call__(
@@ -154,6 +171,10 @@ class Encoder(Protocol):
         position (samples,) and `view`, the number of the view that the images are, or those of the views
         that they are one behind the other: then the batch is views * samples.
         """
+        ...
+
+    def together(self, crops: Sequence[Crops], clock: Clock, position: Tensor) -> list[Tensor]:
+        """The tokens of each of the crops, as a call would give them, by one pass through the blocks."""
         ...
 
     def vectors(self, images: Tensor, clock: Clock, position: Tensor, *, view: int = 0) -> Tensor:

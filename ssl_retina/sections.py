@@ -195,6 +195,7 @@ class Train(Section):
         processor then steps (`optimizer`), or weights and gradients too (`parameters`, at stage 3).
     encoder_batch: at most so many images of a view are encoded at a time, and again in the backward pass, so
         that a contrast's batch need not fit with all its activations (cached gradients, Gao et al. 2021).
+    pack_crops: large and small crops pass through the student's blocks together (DINO, iBOT, DINOv2).
     compile: the transformer blocks, by torch's compiler, in the first steps; needs a C++ compiler on a CPU.
     skipped_limit: non-finite steps before the run stops: in a row, or (ten at least) of the last 1000.
     """
@@ -206,6 +207,7 @@ class Train(Section):
     offload: Literal["none", "optimizer", "parameters"] = "none"
     activation_checkpointing: bool = False
     encoder_batch: Positive | None = None
+    pack_crops: bool = False
     compile: bool = False
     skipped_limit: Positive = 10
 

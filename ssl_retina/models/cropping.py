@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ssl_retina.contract import Batch, Clock, Encoder, Hidden
+from ssl_retina.contract import Batch, Clock, Crops, Encoder, Hidden
 from ssl_retina.errors import ConfigError
 
 STEP = 16
@@ -51,13 +51,17 @@ def encoded(
 ) -> tuple[Tensor, Tensor]:
     """Pooled views (views * batch, width), the large ones first, and the large ones' patches.
 
-    The patches are (large views * batch, patches, width). One pass for each size; `hidden` are patches of the
-    large views.
+    The patches are (large views * batch, patches, width). One pass for each size, or one for both where the
+    encoder packs; `hidden` are patches of the large views.
     """
     large, small = batch.global_views, batch.local_views
-    tokens = encoder(large.flatten(0, 1), clock, batch.position, view=range(len(large)), hidden=hidden)
-    pooled = [encoder.pool(tokens)]
+    crops = [Crops(large.flatten(0, 1), range(len(large)), hidden)]
     if small is not None:
-        views = range(len(large), len(large) + len(small))
-        pooled.append(encoder.pool(encoder(small.flatten(0, 1), clock, batch.position, view=views)))
-    return torch.cat(pooled), tokens[:, encoder.prefix_tokens :]
+        crops.append(Crops(small.flatten(0, 1), range(len(large), len(large) + len(small))))
+    if encoder.packing and small is not None:
+        tokens = encoder.together(crops, clock, batch.position)
+    else:
+        tokens = [
+            encoder(one.images, clock, batch.position, view=one.view, hidden=one.hidden) for one in crops
+        ]
+    return torch.cat([encoder.pool(one) for one in tokens]), tokens[0][:, encoder.prefix_tokens :]

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ssl_retina import config
 from ssl_retina.config_text import did_you_mean
-from ssl_retina.contract import Clock, Hidden, Pool
+from ssl_retina.contract import Clock, Crops, Hidden, Pack, Pool
 from ssl_retina.errors import ConfigError
 from ssl_retina.models import blocks, rows
 from ssl_retina.models.blocks import DropPath
@@ -34,6 +34,7 @@ class Encoder(nn.Module):
         drop_path: float = 0.0,
         checkpointing: bool = False,
         at_once: int | None = None,
+        packing: bool = False,
     ) -> None:
         super().__init__()
         self.vit = vit
@@ -44,6 +45,7 @@ class Encoder(nn.Module):
         self.prefix_tokens: int = vit.num_prefix_tokens
         self.checkpointing = checkpointing
         self.at_once = at_once
+        self.packing = packing
         vit.patch_embed.strict_img_size = False  # local crops; whole patches are still insisted on
         self._resizing: dict[int, Tensor] = {}
         self.pooling: Pool = vit.global_pool
@@ -51,10 +53,12 @@ class Encoder(nn.Module):
         for block, rate in zip(vit.blocks, self.drop_rates, strict=True):
             if rate > 0:
                 block.drop_path1, block.drop_path2 = DropPath(), DropPath()
+            if packing:
+                blocks.allow_groups(block)
 
     def forward(
         self,
-        images: Tensor,
+        images: Tensor | Pack,
         clock: Clock,
         position: Tensor,
         keep: Tensor | None = None,
@@ -62,14 +66,47 @@ class Encoder(nn.Module):
         view: int | range = 0,
         hidden: Hidden | None = None,
     ) -> Tensor:
-        """Encode (batch, 3, H, W) into (batch, prefix + kept, width), after the final norm.
+        """Encode (batch, 3, H, W) into (batch, prefix + kept, width), after the final norm; or a pack.
 
         `keep` (batch, kept) names the patches that are encoded, row by row from the top left; without it
         all are. `hidden` patches are encoded as a token that tells their place alone. `position` (samples,)
         and `view` key the drop path of each sample; for a range of views the batch is views * samples.
         """
-        vit = self.vit
-        patches = vit.patch_embed(images)  # (batch, patches, width)
+        if isinstance(images, Pack):  # by a call too, as DeepSpeed's stage 3 gathers by calls
+            return self._packed(images.crops, clock, position)
+        tokens = self._embedded(images, keep, hidden)
+        scales = self._scales(clock, position, view)
+        for number, block in enumerate(self.vit.blocks):
+            tokens = blocks.run(block, tokens, scales[number], recompute=self.checkpointing)
+        normalised: Tensor = self.vit.norm(tokens)
+        return normalised
+
+    def together(self, crops: Sequence[Crops], clock: Clock, position: Tensor) -> list[Tensor]:
+        """What a call on each of the crops would give, with one pass through the blocks for all of them.
+
+        Their tokens stand one behind the other (sequence packing, as in DINOv2's nested blocks).
+        """
+        packed = self(Pack(tuple(crops)), clock, position)
+        size = self.patch_size
+        tokens = [self.prefix_tokens + one.images[0, 0].numel() // size**2 for one in crops]
+        parts = packed.split([len(one.images) * count for one, count in zip(crops, tokens, strict=True)])
+        return [part.view(-1, count, self.width) for part, count in zip(parts, tokens, strict=True)]
+
+    def _packed(self, crops: Sequence[Crops], clock: Clock, position: Tensor) -> Tensor:
+        """Tokens (all, width) of the crops, one behind the other, after the final norm."""
+        given = [self._embedded(one.images, None, one.hidden) for one in crops]
+        groups = tuple(blocks.Group(*tokens.shape[:2]) for tokens in given)
+        packed = torch.cat([tokens.reshape(1, -1, self.width) for tokens in given], dim=1)  # (1, all, width)
+        scales = [self._scales(clock, position, one.view) for one in crops]
+        for number, block in enumerate(self.vit.blocks):
+            own = _of_tokens([one[number] for one in scales], groups)
+            packed = blocks.run(block, packed, own, recompute=self.checkpointing, groups=groups)
+        normalised: Tensor = self.vit.norm(packed)
+        return normalised[0]
+
+    def _embedded(self, images: Tensor, keep: Tensor | None, hidden: Hidden | None) -> Tensor:
+        """What goes into the blocks, (batch, prefix + kept, width)."""
+        patches = self.vit.patch_embed(images)  # (batch, patches, width)
         if hidden is not None:
             patches = torch.where(hidden.where[..., None], hidden.token.to(patches.dtype), patches)
         tokens = self._placed(
@@ -77,12 +114,8 @@ class Encoder(nn.Module):
         )  # (batch, prefix + patches, width)
         if keep is not None:
             tokens = self._kept(tokens, keep)
-        tokens = vit.norm_pre(tokens)
-        scales = self._scales(clock, position, view)
-        for number, block in enumerate(vit.blocks):
-            tokens = blocks.run(block, tokens, scales[number], recompute=self.checkpointing)
-        normalised: Tensor = vit.norm(tokens)
-        return normalised
+        embedded: Tensor = self.vit.norm_pre(tokens)
+        return embedded
 
     def vectors(self, images: Tensor, clock: Clock, position: Tensor, *, view: int = 0) -> Tensor:
         """Pooled (batch, width) of (batch, 3, H, W), at most `at_once` images in the blocks at a time."""
@@ -159,8 +192,23 @@ class Encoder(nn.Module):
         ]
 
 
+def _of_tokens(scales: Sequence[Tensor | None], groups: Sequence[blocks.Group]) -> Tensor | None:
+    """(2, 1, all, 1) of factors (2, images, 1, 1) for each group: one for every token."""
+    spread = [
+        one.expand(-1, -1, group.tokens, -1).flatten(1, 2)
+        for one, group in zip(scales, groups, strict=True)
+        if one is not None
+    ]
+    return torch.cat(spread, dim=1)[:, None] if spread else None
+
+
 def build(
-    model: config.Model, *, checkpointing: bool, at_once: int | None = None, pool: Pool = "avg"
+    model: config.Model,
+    *,
+    checkpointing: bool,
+    at_once: int | None = None,
+    packing: bool = False,
+    pool: Pool = "avg",
 ) -> Encoder:
     """The encoder that a config describes, with fresh weights drawn from torch's generator.
 
@@ -181,7 +229,9 @@ def build(
         raise ConfigError("config", [f"model.name: {model.name} has no position embedding to mask by"])
     _start_positions(vit)
     vit.pos_embed.requires_grad_(model.position_embedding == "learned")
-    return Encoder(vit, drop_path=model.drop_path, checkpointing=checkpointing, at_once=at_once)
+    return Encoder(
+        vit, drop_path=model.drop_path, checkpointing=checkpointing, at_once=at_once, packing=packing
+    )
 
 
 def _start_positions(vit: VisionTransformer) -> None:

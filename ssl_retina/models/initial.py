@@ -47,9 +47,18 @@ class Initial:
         """The SHA-256 of the tensors that were found: names, kinds of number, shapes and values."""
         return weights.digest_of(self._origin.found.tensors)
 
-    def build(self, *, checkpointing: bool, at_once: int | None = None, pool: Pool = "avg") -> Encoder:
+    def build(
+        self,
+        *,
+        checkpointing: bool,
+        at_once: int | None = None,
+        packing: bool = False,
+        pool: Pool = "avg",
+    ) -> Encoder:
         """`encoder.build`, filled. Raises CheckpointError where the weights do not fit the config."""
-        made = encoder.build(self._model, checkpointing=checkpointing, at_once=at_once, pool=pool)
+        made = encoder.build(
+            self._model, checkpointing=checkpointing, at_once=at_once, packing=packing, pool=pool
+        )
         self.receipt = _fill(made, self._origin, self._model.init_reference)
         return made
 

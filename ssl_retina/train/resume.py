@@ -28,6 +28,7 @@ HARMLESS = (
     "train.activation_checkpointing",
     "train.encoder_batch",
     "train.offload",
+    "train.pack_crops",
 )
 """Fields that may differ after a resume. What `data.shards` and `data.exclude` lead to is compared by its
 digest instead of its path."""

@@ -172,7 +172,12 @@ def build_method(run: Run, initial: Initial | None = None) -> tuple[nn.Module, V
     torch.manual_seed(run.seed)
     build = partial(encoder.build, run.model) if initial is None else initial.build
     train = run.train
-    make = partial(build, checkpointing=train.activation_checkpointing, at_once=train.encoder_batch)
+    make = partial(
+        build,
+        checkpointing=train.activation_checkpointing,
+        at_once=train.encoder_batch,
+        packing=train.pack_crops,
+    )
     method = module.Method(run.method, make)
     adversary.attach(method, run.adversary)
     if run.train.compile:
