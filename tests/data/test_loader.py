@@ -277,7 +277,7 @@ def test_no_held_out_patients(folder: Path) -> None:
 
 def test_whole_images_by_row(folder: Path) -> None:
     rows = np.array([64, 3, 3, 10, 11])
-    batches = list(_source(folder).whole(rows, batch=2))
+    batches = list(_source(folder).whole(rows, batch=2, size=24))
     assert [len(batch.keys) for batch in batches] == [2, 2, 1]
     joined = put_together(batches)
     assert joined.keys == tuple(factory.key(int(row)) for row in rows)
