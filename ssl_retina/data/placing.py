@@ -4,20 +4,19 @@ In: what the host knows (numbers, which samples). Out: the same on the device. A
 ask it for an answer, or to copy out of memory that it cannot read by itself, stops both.
 """
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-PARTS: Mapping[str, int] = MappingProxyType({"cpu": 8, "cuda": 512})
+ON_CPU, ON_DEVICE = 8, 512
 """Samples that are changed at a time, so that a big batch costs no more memory: few, whose pixels stay in a
 processor's caches (5 MB of 224 px), or many where every step costs the start of a kernel (300 MB)."""
 
 
 def parts(count: int, device: torch.device) -> list[slice]:
     """Which of so many samples are changed at a time there."""
-    size = PARTS[device.type]
+    size = ON_CPU if device.type == "cpu" else ON_DEVICE
     return [slice(start, start + size) for start in range(0, count, size)]
 
 

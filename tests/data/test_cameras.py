@@ -86,7 +86,7 @@ DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 @pytest.mark.parametrize("side", [48, 37])
 def test_pixels_do_not_hang_on_the_batch(camera: Camera, side: int, device: str) -> None:
     """Bit for bit: 11 at once (in two parts), in odd parts, one by one, in another order, on one thread."""
-    count = placing.PARTS["cpu"] + 3
+    count = placing.ON_CPU + 3
     pixels, fields = eyes(count, side)
     pixels = pixels.to(device)
     fields[4] = float("nan")
@@ -128,7 +128,7 @@ def test_a_big_batch_is_changed_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(cameras, "_photograph", noted)
     pixels, fields = eyes(100, 16)
     taken(pixels, drawn(EVERYTHING, 100, 16), fields)
-    assert max(sizes) == placing.PARTS["cpu"]
+    assert max(sizes) == placing.ON_CPU
     assert sum(sizes) == 100
 
 
