@@ -78,8 +78,9 @@ def test_a_folder_that_cannot_be_listed_is_a_row(tmp_path: Path, monkeypatch: py
             raise PermissionError(13, "Permission denied")
         return listed(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
-    assert list(scan(tmp_path)) == [Found("a.jpg", 1), Found("shut", 0, "io")]
+    with monkeypatch.context() as patched:  # the folder is to be cleared away when the test has ended
+        patched.setattr(os, "scandir", refuse)
+        assert list(scan(tmp_path)) == [Found("a.jpg", 1), Found("shut", 0, "io")]
 
 
 @pytest.mark.parametrize("name", ["absent", "file.jpg"])
