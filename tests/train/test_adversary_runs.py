@@ -60,7 +60,7 @@ def assert_close(one: dict[str, Any], other: dict[str, Any], tolerance: float) -
             assert apart <= tolerance * float(tensor.abs().max()) + 1e-6, name
 
 
-def check(folder: Path, names: list[str]) -> None:
+def assert_equal_at_every_stage(folder: Path, names: list[str]) -> None:
     alone, both = one_and_two(folder, names)
     for name in names:
         first = torch.load(alone / f"{name}-1.pt")
@@ -74,12 +74,12 @@ def check(folder: Path, names: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(methods.available()) - set(FEW)))
 def test_every_method_at_every_stage(tmp_path: Path, name: str) -> None:
-    check(tmp_path, [name])
+    assert_equal_at_every_stage(tmp_path, [name])
 
 
 @pytest.mark.slow
 def test_two_ranks_equal_one_at_every_stage(tmp_path: Path) -> None:
-    check(tmp_path, FEW)
+    assert_equal_at_every_stage(tmp_path, FEW)
 
 
 def test_a_run_logs_its_accuracy_and_exports_no_head(tmp_path: Path) -> None:

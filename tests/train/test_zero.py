@@ -240,9 +240,9 @@ class TestEveryMethod:
     ) -> None:
         """On one and two ranks, the thorough ones on three, by which next to nothing divides."""
         for world in (1, 2, 3) if name in stages.THOROUGH else (1, 2):
-            self.continues(request, two, name, world=world)
+            self.assert_continues(request, two, name, world=world)
 
-    def continues(self, request: pytest.FixtureRequest, two: Path, name: str, *, world: int) -> None:
+    def assert_continues(self, request: pytest.FixtureRequest, two: Path, name: str, *, world: int) -> None:
         folder = {1: "one", 2: "two", 3: "three"}[world]
         where: Path = request.getfixturevalue(folder)
         where = where / "from-two" if world == 1 else where
