@@ -118,17 +118,20 @@ class Cache:
             time.sleep(WAIT_SECONDS)
 
     def _entries(self) -> tuple[int, list[tuple[Path, os.stat_result]]]:
-        """Bytes that living processes are fetching now, and every fetched shard; dead parts go."""
-        held = 0
+        """Bytes that living processes are fetching now, and every other fetched shard; dead parts go."""
+        held: dict[tuple[int, int], int] = {}
         for part in self.folder.glob(f"*/.*.tar{PART}"):
             with contextlib.suppress(FileNotFoundError):
-                size = part.stat().st_size
-                held += 0 if size == 0 or _remove_dead(part) else size
+                seen = part.stat()
+                if seen.st_size and not _remove_dead(part):
+                    held[_file(seen)] = seen.st_size
         entries = []
         for path in self.folder.glob("*/*.tar"):
             with contextlib.suppress(FileNotFoundError):
-                entries.append((path, path.stat()))
-        return held, entries
+                entry = path.stat()
+                if _file(entry) not in held:  # a part that became a shard meanwhile counts once
+                    entries.append((path, entry))
+        return sum(held.values()), entries
 
     def _unwritten(self, name: str, error: OSError) -> str:
         if error.errno in files.NO_ROOM:
@@ -186,6 +189,11 @@ def _held(part: Path) -> Iterator[int | None]:
         os.close(descriptor)
 
 
+def _file(entry: os.stat_result) -> tuple[int, int]:
+    """The file itself, whatever its name is by now."""
+    return entry.st_dev, entry.st_ino
+
+
 def _is_still(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
@@ -201,7 +209,8 @@ def _remove_dead(path: Path) -> bool:
         return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
+        if _is_still(path, descriptor):
+            path.unlink(missing_ok=True)
     except BlockingIOError:
         return False
     finally:
