@@ -26,7 +26,7 @@ test: setup
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not slurm"
 
 slow: setup
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --timeout 1800 -m "slow and not slurm"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --no-loadscope-reorder --timeout 1800 -m "slow and not slurm"
 
 slurm: setup
 	$(BIN)/python -m pytest -m slurm -s tests/slurm

@@ -12,6 +12,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background: no c
 
 REAL_DATA = Path(os.environ.get("SSL_RETINA_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
+LONGEST = (
+    "test_zero.py",
+    "test_kill.py",
+    "test_path.py",
+    "test_offload.py",
+    "test_real_path.py",
+    "test_adversary_runs.py",
+    "test_coupled_laws.py",
+    "test_probe_fits.py",
+)
+"""Of `make slow`, begun first: processes share files, and a long one that comes last runs alone."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, all others as they were collected."""
+    places = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
 
 @pytest.fixture
 def real_data() -> Path:

@@ -195,7 +195,7 @@ def test_who_lost_the_lock_while_it_stood_still_writes_no_more(tmp_path: Path) -
         time.sleep(2)
         with locks.lock(tmp_path):
             holder.send_signal(signal.SIGCONT)
-            assert holder.wait(timeout=20) == 4
+            assert holder.wait(timeout=60) == 4
             assert holder.stderr is not None
             assert b"has another writer now" in holder.stderr.read()
             assert json.loads((tmp_path / locks.LOCK_NAME).read_text())["pid"] == os.getpid()
@@ -231,7 +231,7 @@ def test_who_stood_still_while_another_came_and_went_writes_no_more(tmp_path: Pa
             pass
         assert rest(tmp_path) == []
         holder.send_signal(signal.SIGCONT)
-        assert holder.wait(timeout=20) == 4
+        assert holder.wait(timeout=60) == 4
         assert holder.stderr is not None
         assert b"may have had another writer" in holder.stderr.read()
         assert rest(tmp_path) == []
