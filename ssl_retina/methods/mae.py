@@ -7,16 +7,15 @@ from typing import Annotated, Literal
 
 import torch
 from lightly.models import utils
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from ssl_retina import losses
-from ssl_retina.config import CropScale, Positive, Section
+from ssl_retina.config import CropScale
 from ssl_retina.contract import Batch, Clock, MakeEncoder, Output, ViewSpec, Weights
-from ssl_retina.errors import ConfigError
 from ssl_retina.models import rows
-from ssl_retina.models.heads import PatchDecoder
-from ssl_retina.models.masking import FieldMask, field_mask, hidden_count, patch_field
+from ssl_retina.models.masking import FieldMask, field_mask, patch_field
+from ssl_retina.models.reconstruction import Reconstruction
 
 FLAT = 0.02
 """Standard deviation of a patch below which it holds nothing: about one of 255 grey levels, normalised."""
@@ -25,12 +24,9 @@ WHOLE = 0.95
 """Share of retina from which on a patch has none of the rim; `patch_field` is exact within 0.04."""
 
 
-class Config(Section):
-    """The paper's values.
+class Config(Reconstruction):
+    """The paper's values; `models.reconstruction` tells of the keys of mask and decoder.
 
-    mask_ratio: share of the patches that is hidden.
-    decoder_*: the part that is thrown away; 8 blocks give the best features for probing (table 1a).
-    normalise_pixels: each target patch has mean 0 and variance 1 (table 1d).
     recipe: how the view is drawn; the paper uses a random crop and a flip, no colour (table 1e).
     crop_scale: smallest and largest share of the area in a crop, in place of the recipe's.
     flip: whether views are mirrored; a mirrored right eye looks like a left one.
@@ -43,26 +39,12 @@ class Config(Section):
     """
 
     name: Literal["mae"] = "mae"
-    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
-    decoder_width: Positive = 512
-    decoder_depth: Positive = 8
-    decoder_heads: Positive = 16
-    normalise_pixels: bool = True
     recipe: str = "mae"
     crop_scale: CropScale | None = None
     flip: bool = True
     field: Literal["ignore", "retina"] = "ignore"
     least_retina: Annotated[float, Field(gt=0, le=1)] = 0.5
     structure: Annotated[float, Field(ge=0, le=1)] = 0.0
-
-    @model_validator(mode="after")
-    def _whole_heads(self) -> "Config":
-        if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
-            raise ValueError(
-                f"decoder_width ({self.decoder_width}) must be a multiple of decoder_heads "
-                f"({self.decoder_heads}) and of 4"
-            )
-        return self
 
 
 def views(config: Config, image_size: int) -> ViewSpec:
@@ -84,15 +66,7 @@ class Method(nn.Module):
         self.config = config
         self.encoder = make_encoder()
         self.patches = self.encoder.grid**2
-        if not 0 < hidden_count(self.patches, config.mask_ratio) < self.patches:
-            problem = f"{config.mask_ratio} of {self.patches} patches hides none or all of them"
-            raise ConfigError("config", [f"method.mask_ratio: {problem}"])
-        self.decoder = PatchDecoder(
-            self.encoder,
-            width=config.decoder_width,
-            depth=config.decoder_depth,
-            heads=config.decoder_heads,
-        )
+        self.decoder = config.decoder(self.encoder)
 
     def forward(self, batch: Batch, clock: Clock) -> Output:
         """Hide, encode, decode, compare. `features`: the mean of the visible patch tokens."""

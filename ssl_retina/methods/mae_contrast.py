@@ -9,21 +9,23 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from lightly.models import utils
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from ssl_retina import losses
-from ssl_retina.config import CropScale, Positive, Section
+from ssl_retina.config import CropScale, Positive
 from ssl_retina.contract import Batch, Clock, MakeEncoder, Output, ViewSpec, Weights
-from ssl_retina.errors import ConfigError
 from ssl_retina.models import heads, rows
-from ssl_retina.models.masking import hidden_count, random_mask
+from ssl_retina.models.masking import random_mask
 from ssl_retina.models.parts import in_parts
+from ssl_retina.models.reconstruction import Reconstruction
 from ssl_retina.relations import Related
 
 
-class Config(Section):
+class Config(Reconstruction):
     """The paper's choices: half of the patches of both views hidden, temperature 0.1, MAE's decoder.
+
+    `models.reconstruction` tells of the keys of mask and decoder.
 
     contrast: share of the contrast in the loss; reconstruction has the rest.
     projector_*: SimCLR's (Chen et al. 2020, section 2.1).
@@ -39,25 +41,12 @@ class Config(Section):
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
     contrast: Annotated[float, Field(ge=0, le=1)] = 0.03
     temperature: Annotated[float, Field(gt=0)] = 0.1
-    decoder_width: Positive = 512
-    decoder_depth: Positive = 8
-    decoder_heads: Positive = 16
-    normalise_pixels: bool = True
     projector_hidden: Positive = 2048
     projector_out: Positive = 128
     related: Related = Related()
     recipe: str = "contrast"
     crop_scale: CropScale | None = None
     colour: Annotated[float, Field(ge=0)] = 1.0
-
-    @model_validator(mode="after")
-    def _whole_heads(self) -> "Config":
-        if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
-            raise ValueError(
-                f"decoder_width ({self.decoder_width}) must be a multiple of decoder_heads "
-                f"({self.decoder_heads}) and of 4"
-            )
-        return self
 
 
 def views(config: Config, image_size: int) -> ViewSpec:
@@ -79,15 +68,7 @@ class Method(nn.Module):
         self.config = config
         self.encoder = make_encoder()
         self.patches = self.encoder.grid**2
-        if not 0 < hidden_count(self.patches, config.mask_ratio) < self.patches:
-            problem = f"{config.mask_ratio} of {self.patches} patches hides none or all of them"
-            raise ConfigError("config", [f"method.mask_ratio: {problem}"])
-        self.decoder = heads.PatchDecoder(
-            self.encoder,
-            width=config.decoder_width,
-            depth=config.decoder_depth,
-            heads=config.decoder_heads,
-        )
+        self.decoder = config.decoder(self.encoder)
         widths = (self.encoder.width, config.projector_hidden, config.projector_out)
         self.projector = heads.mlp(widths, last_affine=True)
 
