@@ -35,6 +35,9 @@ POSITIONS_NAME = "positions.npy"
 LEDGER_NAME = "ledger.jsonl"
 MANIFEST_NAME = "manifest.json"
 EXCHANGE_NAME = ".exchange"
+PIXEL_DIGESTS = ("pixels_xxh128", "pixels_sha256")
+"""Fields of a sample's JSON, now and in older sets, that are equal for the same decoded pixels."""
+
 IMAGE_SUFFIXES = ("jpg", "png")
 JSON_LIMIT = 64 * 1024
 IMAGE_LIMIT = 256 * 1024 * 1024

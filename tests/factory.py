@@ -91,7 +91,7 @@ def facts(number: int, *, size: int = 64, patients: int = 16) -> dict[str, Any]:
         "source_height": 2 * size,
         "field_of_view": None if number % 8 == 7 else [centre, centre, radius, radius],
         "aliases": [],
-        "pixels_sha256": f"{number:064x}",
+        "pixels_xxh128": f"{number:032x}",
     }
 
 

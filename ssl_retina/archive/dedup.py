@@ -71,7 +71,7 @@ class Resolution:
             "id_conflict": self.groups.leader(number) in self.conflicts,
             "quality": record.get("quality"),
             "cluster": f"c{self.clusters[number]:02d}" if self.clusters else None,
-            "pixels_sha256": record["pixels_sha256"],
+            "pixels_xxh128": record["pixels_xxh128"],
             **({} if self.rare is None else {"rare": number in self.rare}),
         }
         return self.release.apply(number, record, sample)

@@ -124,6 +124,8 @@ def _difference(name: str, made: object, wanted: object) -> str:
         "listing": "the files of the source have other names or sizes now, or the recipe leaves out others",
         "attributes": "what the table and the pattern (or the recipe) state is different",
         "key_fingerprint": "another key",
+        "pixel_digest": "another version of ssl-retina made it, which tells equal photographs by another "
+        "digest: copies would not be found",
         "ids": "another version of ssl-retina made it, which reads patient ids by another rule: one "
         "patient would become two",
     }

@@ -38,6 +38,7 @@ def identity(key: bytes, found: Sequence[Found], stated: Stated, settings: Setti
     return {
         **settings.decisive(),
         "format": shards.FORMAT,
+        "pixel_digest": shards.PIXEL_DIGESTS[0],
         "key_fingerprint": pseudonyms.fingerprint(key),
         "ids": pseudonyms.NORMALISATION,
         "listing": listing.hexdigest(),

@@ -186,7 +186,7 @@ def _photograph(
         "source_width": picture.size[0],
         "source_height": picture.size[1],
         "field_of_view": None if ellipse is None else [round(float(value), 2) for value in ellipse],
-        "pixels_sha256": clean.pixels_sha256(picture.drawn),
+        "pixels_xxh128": clean.pixels_xxh128(picture.drawn),
         "quality": _quality(cleaned),
         "features": features.of(cleaned.image, ellipse) if cleaned.modality == "fundus" else None,
         "suffix": suffix,

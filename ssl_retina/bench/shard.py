@@ -155,7 +155,7 @@ def _parts(job: worker.Job, found: Found) -> Seconds:
     watch.lap("field_of_view")
     encode(cleaned.image, job.encoding)
     watch.lap("encode")
-    clean.pixels_sha256(picture.drawn)
+    clean.pixels_xxh128(picture.drawn)
     watch.lap("hash")
     _judge(cleaned)
     watch.lap("judge")

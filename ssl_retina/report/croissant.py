@@ -43,7 +43,7 @@ FIELDS = {
     "json": (
         "content",
         "The JSON of the photograph: key, name, patient, group, eye, modality, device, visit, split, width, "
-        "height, source_width, source_height, field_of_view, aliases, pixels_sha256 (shards/FORMAT.md)",
+        "height, source_width, source_height, field_of_view, aliases, pixels_xxh128 (shards/FORMAT.md)",
     ),
 }
 PERSONAL = (

@@ -10,7 +10,9 @@ from photographs import shard
 from test_near import COPIES, eye
 
 from ssl_retina import cli, pseudonyms, shards
+from ssl_retina.archive.duplicates import against
 from ssl_retina.data import selection
+from ssl_retina.errors import StateError
 
 
 def test_copies_of_a_test_set(
@@ -37,3 +39,28 @@ def test_copies_of_a_test_set(
     assert told == {"samples": 4, "exact": [same], "near": [altered]}
     index = shards.read_index(tmp_path / "a")
     assert selection.select([index], exclude=listing).train.size == 2
+
+
+def _as_by_an_earlier_version(out: Path) -> None:
+    """Give the samples of a set the digest that an earlier version wrote."""
+    index = shards.read_index(out)
+    tar = out / index.shards[0].url
+    content = tar.read_bytes()
+    assert b'"pixels_xxh128"' in content
+    tar.write_bytes(content.replace(b'"pixels_xxh128"', b'"pixels_sha256"'))
+
+
+def test_sets_whose_pixels_have_other_digests_are_not_compared(tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    source.mkdir()
+    eye(1).save(source / "a.png")
+    for name in ("new", "old"):
+        shard(tmp_path, source, name)
+    indexes = [shards.read_index(tmp_path / name) for name in ("new", "old")]
+    assert against.find(*indexes, advance=lambda _: None).exact
+    _as_by_an_earlier_version(tmp_path / "old")
+    for one, other in (indexes, indexes[::-1]):
+        with pytest.raises(StateError, match=r"An earlier version made \S+old: shard it again"):
+            against.find(one, other, advance=lambda _: None)
+    _as_by_an_earlier_version(tmp_path / "new")
+    assert against.find(*indexes, advance=lambda _: None).exact

@@ -159,6 +159,18 @@ def test_a_table_that_states_other_patients_for_old_photographs_is_refused(place
         append(place / "archive", place / "old", _archive(place, renamed + GROWN), Listener())
 
 
+def test_a_set_whose_pixels_have_the_digest_of_an_earlier_version_is_refused(place: Path) -> None:
+    """Else a new copy of an old photograph would not be found."""
+    path = place / "old" / shards.INDEX_NAME
+    index = json.loads(path.read_text())
+    assert index["ssl_retina"]["made_from"].pop("pixel_digest") == "pixels_xxh128"
+    path.write_text(json.dumps(index))
+    before = contents(place / "old")
+    with pytest.raises(StateError, match="copies would not be found"):
+        _add(place, GROWN)
+    assert {name: one for name, one in contents(place / "old").items() if name in before} == before
+
+
 def test_a_file_that_could_not_be_read_then_hinders_nothing(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from ssl_retina.errors import BadInputLimitError, InputError, StateError
 
 FIELDS = {
     *("key", "name", "patient", "group", "eye", "modality", "device", "visit", "split", "width", "height"),
-    *("source_width", "source_height", "field_of_view", "aliases", "pixels_sha256"),
+    *("source_width", "source_height", "field_of_view", "aliases", "pixels_xxh128"),
     *("volume", "slice", "slices"),
     *("near", "id_conflict", "quality", "cluster"),
 }
@@ -278,13 +278,13 @@ def test_f19_a_picture_that_lies_everywhere_is_a_placeholder(tmp_path: Path) -> 
 
 
 def _record(number: int, *, sha: int) -> dict[str, Any]:
-    base = factory.facts(number, patients=1000) | {"pixels_sha256": f"{sha:064x}", "visit_order": None}
+    base = factory.facts(number, patients=1000) | {"pixels_xxh128": f"{sha:032x}", "visit_order": None}
     base |= {"volume": None, "slice": None, "slices": None}
     return base | {"remarks": [], "notes": [], "suffix": "jpg", "offset": 0, "bytes": 1, "crc": 0}
 
 
 def test_f49_the_writer_refuses_a_key_twice_and_f48_a_key_with_dots() -> None:
-    for twin in (_record(1, sha=1) | {"pixels_sha256": "ff" * 32}, _record(2, sha=2) | {"key": "1.2.840"}):
+    for twin in (_record(1, sha=1) | {"pixels_xxh128": "ff" * 16}, _record(2, sha=2) | {"key": "1.2.840"}):
         records = [_record(1, sha=1), twin]
         resolution = dedup.resolve(lambda rows=records: rows)
         with pytest.raises(AssertionError, match="key"):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ssl_retina.archive import readers
-from ssl_retina.archive.pixels.clean import Cleaned, clean, pixels_sha256
+from ssl_retina.archive.pixels.clean import Cleaned, clean, pixels_xxh128
 from ssl_retina.archive.pixels.encode import Encoding, encode
 from ssl_retina.archive.rejection import Rejected
 
@@ -260,13 +260,13 @@ def test_same_pixels_same_result_and_the_input_is_left_alone() -> None:
     assert np.array_equal(pixels, before)
 
 
-def test_pixels_sha256_tells_pixels_and_shapes_apart() -> None:
+def test_pixels_xxh128_tells_pixels_and_shapes_apart() -> None:
     pixels = draw(Eye(width=60, height=40, x=30, y=20, radius=15))
-    assert pixels_sha256(pixels) == pixels_sha256(pixels[:, ::-1][:, ::-1])
+    assert pixels_xxh128(pixels) == pixels_xxh128(pixels[:, ::-1][:, ::-1])
     other = pixels.copy()
     other[0, 0, 0] ^= 1
-    assert pixels_sha256(other) != pixels_sha256(pixels)
-    assert pixels_sha256(pixels.reshape(60, 40, 3)) != pixels_sha256(pixels)
+    assert pixels_xxh128(other) != pixels_xxh128(pixels)
+    assert pixels_xxh128(pixels.reshape(60, 40, 3)) != pixels_xxh128(pixels)
 
 
 @pytest.mark.data

@@ -90,7 +90,7 @@ def test_visits_keep_their_order_and_lose_their_date() -> None:
 
 
 def _record(number: int, device: str | None, **other: object) -> dict[str, Any]:
-    base = factory.facts(number, patients=1000) | {"pixels_sha256": f"{number:064x}", "visit_order": None}
+    base = factory.facts(number, patients=1000) | {"pixels_xxh128": f"{number:032x}", "visit_order": None}
     base |= {"volume": None, "slice": None, "slices": None}
     return base | {"remarks": [], "notes": [], "device": device} | other
 
@@ -108,7 +108,7 @@ def test_f99_devices_that_only_the_whole_archive_shows_to_be_people_are_dropped(
 
 
 def test_remarks_count_samples_not_their_copies() -> None:
-    copies = {"pixels_sha256": "ab" * 32, "patient": None, "eye": "unknown", "remarks": ["eye_conflict"]}
+    copies = {"pixels_xxh128": "ab" * 16, "patient": None, "eye": "unknown", "remarks": ["eye_conflict"]}
     rows = [_record(number, "Topcon", **copies) for number in range(3)]
     rows.append(_record(9, None, patient=None, eye="unknown"))
     counts = dedup.resolve(lambda: rows).counts

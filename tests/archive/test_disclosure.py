@@ -175,7 +175,7 @@ def test_f103_slices_of_a_file_without_a_patient_are_one() -> None:
 
 def _row(number: int, **known: Any) -> dict[str, Any]:
     nothing = {"visit_order": None, "volume": None, "slice": None, "slices": None, "remarks": [], "notes": []}
-    own = {"device": "Topcon", "pixels_sha256": f"{number:064x}"}
+    own = {"device": "Topcon", "pixels_xxh128": f"{number:032x}"}
     return {**factory.facts(number, patients=1000), **nothing, **own, **known}
 
 
@@ -199,7 +199,7 @@ def test_f103_shared_photographs_are_all_their_patients(seed: int) -> None:
         _row(
             number,
             patient=f"p{draw.randrange(120):03d}",
-            pixels_sha256=f"{draw.choice([number, number, number, draw.randrange(number + 1)]):064x}",
+            pixels_xxh128=f"{draw.choice([number, number, number, draw.randrange(number + 1)]):032x}",
             device=draw.choice(["Topcon"] * 30 + ["Canon"]),
             sex=draw.choice(["female"] * 20 + ["male"]),
         )

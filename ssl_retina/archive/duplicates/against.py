@@ -1,10 +1,11 @@
 """Samples of one set that are copies of samples of another: what must leave a training set before a test.
 
 In: two sets of shards. Out: the keys of the first set's exact and near duplicates of the second. Pixels are
-told by their SHA-256, near duplicates by looks that are made anew from the shards.
+told by their digest, near duplicates by looks that are made anew from the shards.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from ssl_retina.archive.pixels import look
 from ssl_retina.archive.pixels.look import Look
 from ssl_retina.archive.readers import images
 from ssl_retina.archive.rejection import Rejected
-from ssl_retina.errors import ShardError
+from ssl_retina.errors import ShardError, StateError
 from ssl_retina.shards import Index, Reader
 
 Advance = Callable[[int], None]
@@ -44,8 +45,9 @@ class Copies:
 def find(own: Index, other: Index, *, advance: Advance) -> Copies:
     """Compare two sets; `advance` is told of every sample read. Memory: 100 bytes a sample.
 
-    Raises ShardError where an image cannot be read.
+    Raises ShardError where an image cannot be read, StateError where their pixels have different digests.
     """
+    _require_one_digest(own, other)
     first, second = _Set(own, advance), _Set(other, advance)
     try:
         exact = {number for number, pixels in first.pixels.items() if pixels in second.digests}
@@ -66,6 +68,23 @@ def find(own: Index, other: Index, *, advance: Advance) -> Copies:
     return Copies(*keys)
 
 
+def _require_one_digest(own: Index, other: Index) -> None:
+    named = [_digest_of(one) for one in (own, other)]
+    if None not in named and named[0] != named[1]:
+        older = (own, other)[named.index(shards.PIXEL_DIGESTS[1])].folder
+        raise StateError(
+            f"{own.folder} has {named[0]} and {other.folder} has {named[1]}: equal photographs would not be "
+            f"found. An earlier version made {older}: shard it again"
+        )
+
+
+def _digest_of(index: Index) -> str | None:
+    """Which of PIXEL_DIGESTS the samples of a set have; None in sets of other tools."""
+    with closing(Reader(index)) as reader:
+        facts = reader.facts(0) if len(reader) else {}
+    return next((name for name in shards.PIXEL_DIGESTS if name in facts), None)
+
+
 class _Set:
     """One set: pixel digests by row, rows that have a look, and their hashes."""
 
@@ -81,9 +100,9 @@ class _Set:
         self.digests = frozenset(self.pixels.values())
 
     def _add(self, number: int, facts: Mapping[str, Any]) -> None:
-        digest = facts.get("pixels_sha256")
-        if isinstance(digest, str):
-            self.pixels[number] = digest.encode()
+        for digest in map(facts.get, shards.PIXEL_DIGESTS):
+            if isinstance(digest, str):
+                self.pixels[number] = digest.encode()
         if facts.get("modality", "fundus") == "fundus":
             found = self._seen(number, facts)
             if found is not None:

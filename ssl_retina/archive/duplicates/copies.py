@@ -47,7 +47,7 @@ def same_pixels(records: Iterable[Record], refused: Mapping[int, str] | None = N
     original: dict[int, int] = {}
     for number, record in enumerate(records):
         if not record.get("reason") and number not in refused:
-            same = first.setdefault(bytes.fromhex(record["pixels_sha256"]), number)
+            same = first.setdefault(bytes.fromhex(record["pixels_xxh128"]), number)
             if same != number:
                 original[number] = same
     sizes = Counter(original.values())
