@@ -56,13 +56,19 @@ class Loaded:
         }
         return replace(self, batch=replace(self.batch, **pinned))
 
+    def without_pixels(self) -> "Loaded":
+        """The same for a reader that has the memory of the pixels itself (`Stream.views_in`)."""
+        if self.batch is None:
+            return self
+        return replace(self, batch=replace(self.batch, global_views=torch.empty(0), local_views=None))
+
     def __getstate__(self) -> dict[str, Any]:
         """To another process all but pixels go by value: a shared tensor costs both of them a connection."""
         batch: dict[str, Any] = {} if self.batch is None else vars(self.batch)
         small = {
             name: value.numpy()
             for name, value in batch.items()
-            if isinstance(value, Tensor) and name not in PIXELS
+            if isinstance(value, Tensor) and (name not in PIXELS or not value.numel())
         }
         return {**vars(self), "batch": {**batch, **small}}
 
@@ -171,6 +177,11 @@ class Stream:
         """How much memory the views of so many samples fill."""
         return sum(map(math.prod, self._shapes(samples)))
 
+    def views_in(self, room: Tensor, samples: int) -> tuple[Tensor, Tensor | None]:
+        """The global and the local views that a batch of so many samples has in `room`, as in `Batch`."""
+        global_pixels, local_pixels = memory.laid_out(room, self._shapes(samples))
+        return _planes(global_pixels), _planes(local_pixels) if self.spec.local_views else None
+
     def __getitem__(self, positions: Positions) -> Loaded:
         """The batch of these positions; what the user can mend becomes its message, to cross processes."""
         return self.fill(positions, None)
@@ -198,9 +209,10 @@ class Stream:
             devices.append(photograph.device)
             scans.append(photograph.scan)
             replaced += skipped
+        global_pixels, local_pixels = self.views_in(room, len(positions))
         batch = Batch(
-            global_views=_planes(drawn.global_pixels),
-            local_views=_planes(drawn.local_pixels) if local_views else None,
+            global_views=global_pixels,
+            local_views=local_pixels,
             keys=tuple(keys),
             position=places,
             group=torch.tensor(groups, dtype=torch.int64),

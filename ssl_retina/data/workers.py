@@ -50,12 +50,13 @@ def load(stream: Stream, asked: Iterable[Positions], *, workers: int, rank: int 
     samples = len(first)
     pool = Pool(workers * PREFETCH + KEPT, stream.pixel_bytes(samples))
     lent = ((some, pool.taken() if len(some) <= samples else None) for some in asked)
-    batches, last = _started(_Filling(stream, pool.pieces), lent, workers), ""
+    pinned = torch.cuda.is_available()  # by a thread of torch's that knows no pool
+    batches, last = _started(_Filling(stream, pool.pieces, sends=pinned), lent, workers), ""
     try:
         for loaded, piece in batches:
             last = loaded.batch.keys[-1] if loaded.batch else last
             if piece is not None:
-                loaded = _returning(loaded, piece, pool)  # noqa: PLW2901
+                loaded = _returning(loaded, piece, pool, stream)  # noqa: PLW2901
             yield loaded
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
         # a dead worker also takes along what it had already put into shared memory
@@ -76,18 +77,22 @@ Asked = tuple[Positions, int | None]
 
 
 class _Filling:
-    """A dataset whose items are batches in the memory that was asked for, new one where none was free."""
+    """A dataset whose items are batches in the memory that was asked for, new one where none was free.
 
-    def __init__(self, stream: Stream, pieces: Sequence[Tensor]) -> None:
-        self.stream, self.pieces = stream, pieces
+    sends: the pixels, too, as torch sends shared memory: by a new connection and a new mapping for each
+        batch. Else a batch in a piece comes without them, whose memory the trainer has had from the start.
+    """
+
+    def __init__(self, stream: Stream, pieces: Sequence[Tensor], *, sends: bool) -> None:
+        self.stream, self.pieces, self.sends = stream, pieces, sends
 
     def __getitem__(self, asked: Asked) -> tuple[Loaded, int | None]:
         positions, piece = asked
         if piece is None:
             room = memory.shared(self.stream.pixel_bytes(len(positions)))
-        else:
-            room = self.pieces[piece]
-        return self.stream.fill(positions, room), piece
+            return self.stream.fill(positions, room), None
+        loaded = self.stream.fill(positions, self.pieces[piece])
+        return (loaded if self.sends else loaded.without_pixels()), piece
 
 
 def _first(asked: Iterable[Positions]) -> tuple[Positions | None, Iterator[Positions]]:
@@ -96,15 +101,16 @@ def _first(asked: Iterable[Positions]) -> tuple[Positions | None, Iterator[Posit
     return first, asked if first is None else itertools.chain([first], asked)
 
 
-def _returning(loaded: Loaded, piece: int, pool: Pool) -> Loaded:
+def _returning(loaded: Loaded, piece: int, pool: Pool, stream: Stream) -> Loaded:
     """The batch in memory that goes back to the pool when its views are gone."""
     batch = loaded.batch
     if batch is None or torch.cuda.is_available():  # a pinned copy was made of it
         pool.give_back(piece)
         return loaded
-    local_views = [] if batch.local_views is None else [batch.local_views]
-    global_views, *local_views = pool.lent(piece, [batch.global_views, *local_views])
-    lent = replace(batch, global_views=global_views, local_views=local_views[0] if local_views else None)
+    global_views, local_views = stream.views_in(pool.pieces[piece], len(batch.keys))
+    there = [global_views] if local_views is None else [global_views, local_views]
+    global_views, *rest = pool.lent(piece, there)
+    lent = replace(batch, global_views=global_views, local_views=rest[0] if rest else None)
     return replace(loaded, batch=lent)
 
 

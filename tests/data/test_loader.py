@@ -4,6 +4,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from ssl_retina.contract import Batch, ViewSpec
 from ssl_retina.data import recipes, stream, views, workers
 from ssl_retina.data.geometry import Crop
 from ssl_retina.data.loader import Source, open_source
+from ssl_retina.data.memory import Pool
 from ssl_retina.data.recipes import Recipe
 from ssl_retina.data.stream import Loaded
 from ssl_retina.errors import ConfigError, InputError, ShardError, StateError
@@ -177,6 +179,37 @@ def test_what_is_kept_of_a_batch_is_not_written_over(folder: Path, kept: str) ->
         return [part for batch in islice(batches, 12) for part in some(batch)]
 
     assert all(map(torch.equal, first(2), first(0)))
+
+
+def test_streams_side_by_side_keep_their_memory_apart(folder: Path) -> None:
+    """Pieces go by their numbers: those of another stream, and of another process, have the same."""
+
+    def batches(workers: int) -> list[list[torch.Tensor]]:
+        source = _source(folder, workers=workers)
+        streams = [source.batches(start, rank=0, world=1, micro_batch=3) for start in (0, 100)]
+        return [[batch.global_views for batch in step] for step in islice(zip(*streams, strict=True), 9)]
+
+    for theirs, own in zip(batches(2), batches(0), strict=True):
+        assert all(map(torch.equal, theirs, own))
+
+
+@pytest.mark.parametrize("sends", [True, False])
+def test_pixels_in_a_piece_cross_only_where_a_thread_of_torchs_pins_them(folder: Path, sends: bool) -> None:
+    stream = _source(folder).stream
+    places = np.arange(4)
+    pool = Pool(2, stream.pixel_bytes(4))
+    filling = workers._Filling(stream, pool.pieces, sends=sends)
+    crossed, piece = pickle.loads(pickle.dumps(filling[places, 1]))
+    expected = stream.load(places).batch
+    assert piece == 1
+    assert expected is not None
+    there, _ = stream.views_in(pool.pieces[piece], 4)
+    assert torch.equal(there, expected.global_views)
+    assert bool(crossed.batch.global_views.numel()) == sends
+    assert crossed.batch.keys == expected.keys
+    assert torch.equal(crossed.batch.position, expected.position)
+    alone, _ = pickle.loads(pickle.dumps(filling[places, None]))
+    assert torch.equal(alone.batch.global_views, expected.global_views)
 
 
 @pytest.mark.parametrize("recipe", ["mae", "mocov3", "dino_paper"])

@@ -99,6 +99,22 @@ def test_weights_are_those_of_the_wheels_at_every_scale() -> None:
             assert np.array_equal(piece.out, expected), width
 
 
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("share", [1, 2, 4])
+@pytest.mark.parametrize("colours", COLOURS)
+def test_what_is_left_out_around_a_view_changes_nothing(colours: str, share: int) -> None:
+    """Wherever in a block a view alone begins and ends, its borders are those of the whole image."""
+    encoded = opened(_content(random.Random(5), (190, 180), colours), "jpg")
+    pixels, _ = encoded.pixels(share)
+    height, width = pixels.shape[:2]
+    for at in range(36):
+        top, right, bottom = (at * step % 36 // share for step in (7, 5, 11))
+        box = (at // 2, 2 * top, width - right, height - bottom)
+        piece = Piece(box, False, np.empty((box[3] - box[1], box[2] - box[0], 3), np.uint8))
+        assert native.resample(encoded, share, [piece])
+        assert np.array_equal(piece.out, pixels[box[1] : box[3], box[0] : box[2]]), box
+
+
 def _mutants(draw: random.Random) -> Iterator[bytes]:
     """Files that are cut, overwritten, shortened, lengthened, or lie about their size and their colours."""
     wholes = [_content(draw, (90, 70), name) for name in COLOURS]

@@ -67,11 +67,11 @@ def test_a_library_that_cannot_be_put_there_is_told(tmp_path: Path, monkeypatch:
 
 
 FAULTS = {
-    "left": ("left = left > across ? left - across : 0;", ""),
-    "right": ("right = right + across < jpeg->output_width ? right + across : jpeg->output_width;", ""),
-    "skip": ("- 1) * down);", "- 1) * down - 1), jpeg->output_scanline++;"),
+    "left": ("left = left > border ? left - border : 0;", ""),
+    "right": ("right = right + border < jpeg->output_width ? right + border : jpeg->output_width;", ""),
+    "skip": ("(JDIMENSION)top);", "(JDIMENSION)top - 1), jpeg->output_scanline++;"),
 }
-"""A decoder that lacks a neighbouring block, or one whose library skips a row less than it says."""
+"""A decoder that lacks the neighbouring colour, or one whose library skips a row less than it says."""
 
 
 @pytest.mark.parametrize("fault", [None, *FAULTS])

@@ -24,12 +24,18 @@ SWITCH = "SSL_RETINA_NATIVE"
 """Set to 0, this environment variable switches the compiled code off."""
 
 LIBRARY = "crop.so"
-BLOCK = 16
-CALLS = (((9, 9, 13, 13),), ((11, 10, 17, 16),), ((0, 0, 17, 16), (3, 2, 7, 9)))
-"""Views of the calls that are tried, in blocks of a picture of 16.5 x 15.5 of them.
+CALLS = (
+    ((144, 144, 208, 208),),
+    ((176, 160, 264, 248),),
+    ((145, 161, 203, 241),),
+    ((151, 175, 170, 199),),
+    ((0, 0, 264, 248), (48, 32, 112, 144)),
+)
+"""Views of the calls that are tried, in pixels of a picture of 264 x 248 of them, 16.5 x 15.5 blocks.
 
 A view alone, far right and far down, has columns and rows beside it left out; it begins and ends with a
-block, where a decoder that lacks the neighbour smooths the colour in another way.
+block, where a decoder that lacks the neighbour smooths the colour in another way, or a row or column of
+pixels after or before one.
 """
 _VIEW = struct.Struct("8q")
 """`struct view` of filter.h."""
@@ -116,7 +122,7 @@ def _agrees_on(
     ours: list[Piece] = []
     theirs: list[Piece] = []
     for at, box in enumerate(boxes):
-        left, top, right, bottom = (side * BLOCK // share for side in box)
+        left, top, right, bottom = (side // share for side in box)
         inside = (left, top, min(right, width), min(bottom, height))
         for pieces in (ours, theirs):
             pieces.append(Piece(inside, at == 1, np.empty((61, 64, 3), np.uint8)))

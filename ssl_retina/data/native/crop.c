@@ -68,30 +68,30 @@ static int prepare(struct job *job, const struct view *views, int64_t number) {
         if (v->right > job->jpeg.output_width || v->bottom > job->jpeg.output_height) return 0;
         if (v->width > JPEG_MAX_DIMENSION || v->height > JPEG_MAX_DIMENSION) return 0;
         struct plan *plan = job->plans + (v - views);
-        plan->stride = (3 * (size_t)v->width + 1 + 31) / 32 * 32; /* filter_down reads 32 bytes at once */
+        plan->stride = (3 * grouped(v->width) + 4 + 31) / 32 * 32; /* filter_down reads 32 bytes at once */
         size += axis_size(wide, v->width) + axis_size(tall, v->height);
-        size += padded((tall + GROUP) * plan->stride);
+        size += padded((tall + ROWS) * plan->stride);
         if (most_taps(wide, v->width) > most) most = most_taps(wide, v->width);
     }
     job->stride = 4 * ((size_t)job->jpeg.output_width + most); /* weights of 0 reach beyond the last pixel */
-    const size_t strip = (STRIP + GROUP) * job->stride;
+    const size_t strip = (STRIP + ROWS) * job->stride;
     if (!reserve(size + padded(strip))) return 0;
     job->strip = take(strip);
     for (const struct view *v = views; v < views + number; v++) {
         struct plan *plan = job->plans + (v - views);
         weigh(&plan->across, v->right - v->left, v->width, v->flipped != 0);
         weigh(&plan->down, v->bottom - v->top, v->height, 0);
-        plan->rows = take((v->bottom - v->top + GROUP) * plan->stride);
+        plan->rows = take((v->bottom - v->top + ROWS) * plan->stride);
     }
     return 1;
 }
 
-/* Leave out columns that no view needs, and rows above; gives the first row that none needs below. A block
-   more at each side, and above: libjpeg smooths colour across the borders of blocks. */
+/* Leave out columns that no view needs, and rows above; gives the first row that none needs below. libjpeg
+   smooths colour from one sample to the next, so that a column at the border of what it decodes is another
+   than in the whole image: one sample of colour more at each side. Of rows it takes care itself. */
 static JDIMENSION narrow(struct job *job, const struct view *views, int64_t number) {
     struct jpeg_decompress_struct *jpeg = &job->jpeg;
-    const JDIMENSION across = jpeg->max_h_samp_factor * jpeg->min_DCT_scaled_size;
-    const JDIMENSION down = jpeg->max_v_samp_factor * jpeg->min_DCT_scaled_size;
+    const JDIMENSION border = jpeg->max_h_samp_factor;
     int64_t left = jpeg->output_width, top = jpeg->output_height, right = 0, bottom = 0;
     for (const struct view *v = views; v < views + number; v++) {
         left = v->left < left ? v->left : left;
@@ -99,12 +99,12 @@ static JDIMENSION narrow(struct job *job, const struct view *views, int64_t numb
         top = v->top < top ? v->top : top;
         bottom = v->bottom > bottom ? v->bottom : bottom;
     }
-    left = left > across ? left - across : 0;
-    right = right + across < jpeg->output_width ? right + across : jpeg->output_width;
+    left = left > border ? left - border : 0;
+    right = right + border < jpeg->output_width ? right + border : jpeg->output_width;
     job->first_column = (JDIMENSION)left;
     JDIMENSION wide = (JDIMENSION)(right - left);
     if (wide < jpeg->output_width) jpeg_crop_scanline(jpeg, &job->first_column, &wide);
-    if (top > 2 * down) jpeg_skip_scanlines(jpeg, ((JDIMENSION)top / down - 1) * down);
+    if (top > 0) jpeg_skip_scanlines(jpeg, (JDIMENSION)top);
     return (JDIMENSION)bottom;
 }
 
@@ -116,7 +116,7 @@ static void filter_strip(struct job *job, int64_t first, int64_t end, const stru
         const struct plan *plan = job->plans + i;
         const int64_t stop = v->bottom < end ? v->bottom : end;
         /* what a last group takes too much is written anew with the next strip, or is never looked at */
-        for (int64_t y = v->top > first ? v->top : first; y < stop; y += GROUP) {
+        for (int64_t y = v->top > first ? v->top : first; y < stop; y += ROWS) {
             const uint8_t *in = job->strip + (y - first) * job->stride + 4 * (v->left - job->first_column);
             uint8_t *out = plan->rows + (y - v->top) * plan->stride;
             filter_across(&plan->across, in, job->stride, out, plan->stride, v->width);
@@ -131,9 +131,9 @@ static void decode(struct job *job, const struct view *views, int64_t number) {
     for (int i = 0; i < STRIP; i++) rows[i] = job->strip + i * job->stride;
     while (jpeg->output_scanline < bottom) {
         const JDIMENSION first = jpeg->output_scanline;
-        JDIMENSION count = 0;
-        while (count < STRIP && jpeg->output_scanline < jpeg->output_height)
-            count += jpeg_read_scanlines(jpeg, rows + count, STRIP - count);
+        const JDIMENSION wanted = bottom - first < STRIP ? bottom - first : STRIP;
+        for (JDIMENSION count = 0; count < wanted;)
+            count += jpeg_read_scanlines(jpeg, rows + count, wanted - count);
         filter_strip(job, first, jpeg->output_scanline, views, number);
     }
     /* the rest is read all the same, without its pixels: a file that is damaged there is a damaged file */
