@@ -92,27 +92,29 @@ def maximum(value: float) -> float:
     """The largest value of all ranks: how a flag of one becomes the decision of all."""
     if not c10d.is_initialized():
         return value
-    tensor = torch.tensor(value, dtype=torch.float64, device=device())
-    c10d.all_reduce(tensor, op=c10d.ReduceOp.MAX)
-    return float(tensor.item())
+    return float(largest(torch.tensor(value, dtype=torch.float64, device=device())))
 
 
 def largest(value: Tensor) -> Tensor:
     """The largest over ranks of each element of a detached tensor of one shape."""
-    if not is_joined():
-        return value.detach()
     found = value.detach().clone()
-    c10d.all_reduce(found, op=c10d.ReduceOp.MAX)
+    if is_joined():
+        c10d.all_reduce(found, op=c10d.ReduceOp.MAX)
     return found
 
 
 def mean(value: Tensor) -> Tensor:
     """The mean over ranks of a detached scalar or vector."""
-    if not c10d.is_initialized():
-        return value.detach()
-    total = value.detach().clone()
-    c10d.all_reduce(total)
-    return total / world_size()
+    return _summed(value.detach()) / world_size() if is_joined() else value.detach()
+
+
+def mean_part(flat: Tensor) -> Tensor:
+    """This rank's of as many equal parts of a flat tensor as there are ranks, their mean; in place."""
+    if world_size() == 1:
+        return flat
+    flat.div_(world_size())
+    c10d.all_reduce(flat)
+    return flat.chunk(world_size())[rank()]
 
 
 def broadcast(value: Any) -> Any:
