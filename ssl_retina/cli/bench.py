@@ -33,7 +33,7 @@ SHIPPED: dict[str, tuple[tuple[str, ...], ...]] = {
 """Configs that are measured where none is named, with their values: on a CPU small ones, where a step's fixed
 costs show, and ones that are as large as a paper's ViT-Small, or ViT-Tiny."""
 BATCH = {"cuda": 256, "cpu": 16}
-TURNS = {"cuda": (10, 3), "cpu": (2, 8)}
+TURNS = {"cuda": (10, 3), "cpu": (1, 8)}
 """Steps of a turn, and rounds: others disturb a CPU, and what lies close together is disturbed alike."""
 DRAWN = 64
 
@@ -185,7 +185,7 @@ def step(
         typer.Argument(metavar="[CONFIG...] [a.b=c...]", help="Configs, and values for all of them."),
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Samples of a step [16, on a GPU 256].")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of a turn [2, on a GPU 10].")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of a turn [1, on a GPU 10].")] = None,
     rounds: Annotated[int | None, typer.Option(help="Turns of each way [8, on a GPU 3].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
