@@ -183,7 +183,7 @@ def gather(rows: Tensor) -> Gathered:
     Without gradient, as in an evaluation, ranks may bring unequally many rows, or none; that costs one more
     small collective, and waits for the device.
     """
-    if not is_joined():
+    if not is_joined() or world_size() == 1:
         return Gathered(rows, 0)
     if torch.is_grad_enabled():
         return Gathered(_Gather.apply(rows), rank() * len(rows))
@@ -210,9 +210,10 @@ def total(value: Tensor) -> Tensor:
 
 
 def _summed(value: Tensor) -> Tensor:
-    """A new tensor: the sum over ranks."""
+    """A new tensor: the sum over ranks; where there is one, without waking those who would carry it."""
     summed = value.clone(memory_format=torch.contiguous_format)
-    c10d.all_reduce(summed)
+    if world_size() > 1:
+        c10d.all_reduce(summed)
     return summed
 
 

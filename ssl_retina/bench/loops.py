@@ -57,7 +57,7 @@ class Plain:
         """As PyTorch's documents do."""
         with lowered(self._precision):
             output: Output = self._called(self._batch, clock)
-        output.loss.backward()
+        output.loss.backward()  # type: ignore[no-untyped-call]
         if self._clip is not None:
             torch.nn.utils.clip_grad_norm_(self.method.parameters(), self._clip)
         self._optimizer.step()

@@ -221,9 +221,9 @@ def _runs(words: list[str], device: str, batch: int | None) -> list[Any]:
     from ssl_retina import config, methods, shipped
 
     values = [word for word in words if "=" in word]
-    named = [(Path(word),) for word in words if "=" not in word]
+    named: list[tuple[Path, list[str]]] = [(Path(word), []) for word in words if "=" not in word]
     folder = shipped.folder("configs") / "pretrain"
-    usual = [(folder / f"{name}.yaml", *own) for name, *own in SHIPPED[device]]
+    usual = [(folder / f"{name}.yaml", own) for name, *own in SHIPPED[device]]
     size = [] if batch is None else [f"data.batch_size={batch}"]
     assumed = ["out=OUT", "data.shards=SHARDS", f"data.batch_size={BATCH[device]}"]
     return [
@@ -233,7 +233,7 @@ def _runs(words: list[str], device: str, batch: int | None) -> list[Any]:
             methods.config_type,
             methods.available(),
         )
-        for path, *own in named or usual
+        for path, own in named or usual
     ]
 
 

@@ -81,7 +81,7 @@ def allow_groups(block: nn.Module) -> None:
     attention.__class__ = GroupedAttention
 
 
-class LastBlock(Block):
+class LastBlock(Block):  # type: ignore[misc]
     """timm's block where only the last tokens are wanted: the others are keys and values, and no more.
 
     `wanted` is set before each call. Parameters, names and values are timm's own.
