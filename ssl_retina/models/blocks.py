@@ -81,13 +81,21 @@ def allow_groups(block: nn.Module) -> None:
     attention.__class__ = GroupedAttention
 
 
-class LastBlock(Block):  # type: ignore[misc]
+class LastBlock(nn.Module):
     """timm's block where only the last tokens are wanted: the others are keys and values, and no more.
 
     `wanted` is set before each call. Parameters, names and values are timm's own.
     """
 
     wanted: int
+    attn: nn.Module
+    norm1: nn.Module
+    norm2: nn.Module
+    ls1: nn.Module
+    ls2: nn.Module
+    drop_path1: nn.Module
+    drop_path2: nn.Module
+    mlp: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) -> (batch, wanted, width), as timm's block would give them."""
@@ -129,7 +137,7 @@ def compile_all(method: nn.Module, *, steady: bool, backend: str = "inductor") -
 
 def of(method: nn.Module) -> list[nn.Module]:
     """All of timm's blocks in a module: of encoder, teacher, decoder."""
-    return [module for module in method.modules() if isinstance(module, Block)]
+    return [module for module in method.modules() if isinstance(module, Block | LastBlock)]
 
 
 def run(

@@ -6,7 +6,8 @@ norm, and points each parameter anew at the memory where it lies already. On a s
 where each of those is a kernel to launch, they are a good part of a step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,12 +23,14 @@ Placed = list[tuple[nn.Parameter, int]]
 """Parameters of a group and where they begin in its flat tensor, in elements, ascending."""
 
 
-class Joined(list[Tensor]):
-    """Gradients of a group as DeepSpeed's step takes them: a list, here of its flat partition alone."""
+@dataclass(frozen=True)
+class Joined:
+    """Gradients of a group as DeepSpeed's step takes them without a copy (its `GradPartitionBufferGroup`)."""
 
-    def __init__(self, part: Tensor) -> None:
-        super().__init__([part])
-        self.flat_partition = part  # which spares the step a copy
+    flat_partition: Tensor
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.flat_partition,))
 
 
 class Reduction:
