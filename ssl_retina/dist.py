@@ -92,27 +92,29 @@ def maximum(value: float) -> float:
     """The largest value of all ranks: how a flag of one becomes the decision of all."""
     if not c10d.is_initialized():
         return value
-    tensor = torch.tensor(value, dtype=torch.float64, device=device())
-    c10d.all_reduce(tensor, op=c10d.ReduceOp.MAX)
-    return float(tensor.item())
+    return float(largest(torch.tensor(value, dtype=torch.float64, device=device())))
 
 
 def largest(value: Tensor) -> Tensor:
     """The largest over ranks of each element of a detached tensor of one shape."""
-    if not is_joined():
-        return value.detach()
     found = value.detach().clone()
-    c10d.all_reduce(found, op=c10d.ReduceOp.MAX)
+    if is_joined():
+        c10d.all_reduce(found, op=c10d.ReduceOp.MAX)
     return found
 
 
 def mean(value: Tensor) -> Tensor:
     """The mean over ranks of a detached scalar or vector."""
-    if not c10d.is_initialized():
-        return value.detach()
-    total = value.detach().clone()
-    c10d.all_reduce(total)
-    return total / world_size()
+    return _summed(value.detach()) / world_size() if is_joined() else value.detach()
+
+
+def mean_part(flat: Tensor) -> Tensor:
+    """This rank's of as many equal parts of a flat tensor as there are ranks, their mean; in place."""
+    if world_size() == 1:
+        return flat
+    flat.div_(world_size())
+    c10d.all_reduce(flat)
+    return flat.chunk(world_size())[rank()]
 
 
 def broadcast(value: Any) -> Any:
@@ -181,7 +183,7 @@ def gather(rows: Tensor) -> Gathered:
     Without gradient, as in an evaluation, ranks may bring unequally many rows, or none; that costs one more
     small collective, and waits for the device.
     """
-    if not is_joined():
+    if not is_joined() or world_size() == 1:
         return Gathered(rows, 0)
     if torch.is_grad_enabled():
         return Gathered(_Gather.apply(rows), rank() * len(rows))
@@ -208,9 +210,10 @@ def total(value: Tensor) -> Tensor:
 
 
 def _summed(value: Tensor) -> Tensor:
-    """A new tensor: the sum over ranks."""
+    """A new tensor: the sum over ranks; where there is one, without waking those who would carry it."""
     summed = value.clone(memory_format=torch.contiguous_format)
-    c10d.all_reduce(summed)
+    if world_size() > 1:
+        c10d.all_reduce(summed)
     return summed
 
 

@@ -1,92 +1,114 @@
-"""What a training step costs: this trainer beside a plain PyTorch loop around the same method.
+"""What a training step costs: this trainer beside loops that others would write.
 
-In: a config; its sizes, method and precision. Out: images/s of both, their ratio, the model's FLOPs, their
-share of what matrices reach on this device, and memory; all of one run, in turns, on drawn pixels that lie on
-the device already: data is `bench stream`'s matter.
+In: a config; its sizes, method and precision. Out: images/s of each and their ratios to ours, the model's
+FLOPs, their share of what matrices reach on this device, and memory; all of one run, in turns, on drawn
+pixels that lie on the device already: data is `bench stream`'s matter.
 """
 
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_retina import dist
+from ssl_retina.bench.examples import example
+from ssl_retina.bench.loops import Ours, Plain, Trainer, distributed
 from ssl_retina.bench.plans import require_positive
 from ssl_retina.config import Run
-from ssl_retina.contract import Batch, Clock, Method, ViewSpec
-from ssl_retina.train import optim, setup
-from ssl_retina.train.engine import Engine
+from ssl_retina.contract import Batch, Clock, ViewSpec
+from ssl_retina.train import setup
 
-WARM_UP = 3
+WARM_UP = 2
 GIB = 2**30
 MATRIX = {"cuda": 8192, "cpu": 1024}
 """Side of the product whose rate is the ceiling."""
 
+OURS = "ours"
+
 
 @dataclass(frozen=True)
 class Plan:
-    """batch: samples of a step on this one process. steps: so many in a turn. rounds: turns of each way."""
+    """steps: so many in a turn. rounds: turns of each way. The batch is the config's, all on this process."""
 
-    batch: int
     steps: int = 10
     rounds: int = 3
 
     def __post_init__(self) -> None:
-        require_positive(self, "batch", "steps", "rounds")
-
-
-class Trainer(Protocol):
-    """One way of taking a step."""
-
-    def step(self, clock: Clock) -> None:
-        """Forward, backward and update on the batch."""
-        ...
+        require_positive(self, "steps", "rounds")
 
 
 def measure(run: Run, plan: Plan, advance: Callable[[int], None]) -> dict[str, Any]:
     """Measure one config; the process group is open (`train.engine.process_group`)."""
     with setup.deterministic():
-        batch = drawn(setup.build_method(run)[1], plan.batch)
-        counted = flops(run, batch) / plan.batch
+        batch = drawn(setup.build_method(run)[1], run.data.batch_size)
+        counted = flops(run, batch) / run.data.batch_size
         before = _start_memory()
-        ways: dict[str, Trainer] = {"ours": Ours(run, batch)}
-        _seconds(ways["ours"], run, WARM_UP)
+        ours = Ours(run, batch)
+        _seconds(ours, run, WARM_UP)
         memory = _memory(before)
-        ways["plain"] = Plain(run, batch)
-        _seconds(ways["plain"], run, WARM_UP)
-        taken: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(plan.rounds):
-            for name in sorted(ways, reverse=bool(number % 2)):
-                taken[name].append(_seconds(ways[name], run, plan.steps) / plan.steps)
-            advance(1)
-    return _told(run, plan, taken, counted) | {"memory_gib": memory}
+        others = beside(run, batch)
+        for other in others.values():
+            _seconds(other, run, WARM_UP)
+        taken = _taken({OURS: ours, **others}, run, plan, advance)
+    return _told(run, taken, counted) | {"memory_gib": memory}
 
 
-def _told(run: Run, plan: Plan, taken: dict[str, list[float]], flops: float) -> dict[str, Any]:
-    median = {name: statistics.median(seconds) for name, seconds in taken.items()}
-    ratios = [plain / ours for ours, plain in zip(taken["ours"], taken["plain"], strict=True)]
-    rate = plan.batch / median["ours"]
+def beside(run: Run, batch: Batch) -> dict[str, Trainer]:
+    """What ours is held against: "plain" and "ddp" around the same method; "lightly" where it has one."""
+    found: dict[str, Trainer] = {"plain": Plain(run, batch), "ddp": distributed(run, batch)}
+    lightly = example(run, batch)
+    return found if lightly is None else {**found, "lightly": lightly}
+
+
+def _taken(
+    ways: dict[str, Trainer], run: Run, plan: Plan, advance: Callable[[int], None]
+) -> dict[str, list[float]]:
+    """Seconds of a step in every round; each way is the first of a round in its turn."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for number in range(plan.rounds):
+        first = number % len(names)
+        for name in (*names[first:], *names[:first]):
+            taken[name].append(_seconds(ways[name], run, plan.steps) / plan.steps)
+        advance(1)
+    return taken
+
+
+def _told(run: Run, taken: dict[str, list[float]], flops: float) -> dict[str, Any]:
+    batch = run.data.batch_size
+    rate = batch / statistics.median(taken[OURS])
     ceiling = matrix_rate(run.train.precision)
     return {
         "method": run.method_name,
         "model": run.model.name,
+        "depth": run.model.depth,
         "image_size": run.model.image_size,
         "precision": run.train.precision,
         "zero_stage": run.train.zero_stage,
         "compile": run.train.compile,
-        "batch": plan.batch,
+        "batch": batch,
         "images_per_second": rate,
-        "plain_images_per_second": plan.batch / median["plain"],
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
+        "beside": {name: _beside(taken, name, batch) for name in taken if name != OURS},
         "gflop_an_image": flops / 1e9,
         "matrix_tflop_per_second": ceiling / 1e12,
         "share_of_matrix_rate": rate * flops / ceiling,
+    }
+
+
+def _beside(taken: dict[str, list[float]], name: str, batch: int) -> dict[str, Any]:
+    """ratio: how many times as fast ours is, the median of the rounds' `ratios`."""
+    ratios = [other / ours for ours, other in zip(taken[OURS], taken[name], strict=True)]
+    return {
+        "images_per_second": batch / statistics.median(taken[name]),
+        "ratio": statistics.median(ratios),
+        "lowest": min(ratios),
+        "highest": max(ratios),
+        "ratios": ratios,
     }
 
 
@@ -106,61 +128,6 @@ def drawn(spec: ViewSpec, count: int) -> Batch:
         group=torch.arange(count, device=device),
         field_of_view=torch.full((spec.global_views, count, 4), float("nan"), device=device),
     )
-
-
-class Ours:
-    """The trainer's own engine."""
-
-    def __init__(self, run: Run, batch: Batch) -> None:
-        self.method, _ = setup.build_method(run)
-        self._batch, self._rate = batch, run.optim.learning_rate
-        optimizer = _adamw(self.method, run)
-        self._engine = Engine(self.method, optimizer, run=run, micro_batch=len(batch.keys))
-
-    def step(self, clock: Clock) -> None:
-        """As `train.loop` does."""
-        output = self._engine.forward(self._batch, clock)
-        self._engine.backward(output.loss)
-        if self._engine.step(self._rate):
-            cast(Method, self.method).after_step(clock, self._engine.weights)
-
-
-class Plain:
-    """PyTorch's own loop: autocast, backward, clip, AdamW."""
-
-    def __init__(self, run: Run, batch: Batch) -> None:
-        method, _ = setup.build_method(run)
-        self.method, self._batch = method.to(dist.device()), batch
-        self._optimizer = _adamw(self.method, run)
-        self._clip, self._lowered = run.optim.clip_norm, run.train.precision == "bf16"
-
-    def step(self, clock: Clock) -> None:
-        """As PyTorch's documents do."""
-        with torch.autocast(dist.device().type, dtype=torch.bfloat16, enabled=self._lowered):
-            output = self.method(self._batch, clock)
-        output.loss.backward()
-        if self._clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.method.parameters(), self._clip)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        cast(Method, self.method).after_step(clock, _Weights())
-
-
-class _Weights:
-    """`contract.Weights` where the parameters are the masters."""
-
-    def __call__(self, parameter: nn.Parameter) -> Tensor:
-        return parameter
-
-    @torch.no_grad()
-    def follow(self, teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-        own: list[Tensor] = list(teacher.parameters())
-        if own:  # a teacher without a head
-            torch._foreach_lerp_(own, list(student.parameters()), 1 - momentum)
-
-
-def _adamw(method: nn.Module, run: Run) -> torch.optim.AdamW:
-    return optim.adamw(method, cast(nn.Module, method.encoder), run.optim)
 
 
 def _seconds(trainer: Trainer, run: Run, steps: int) -> float:

@@ -18,11 +18,23 @@ EPILOG = "Example: ssl-retina bench shard photos --files 24"
 STREAM = "Example: ssl-retina bench stream --shards out/hygd --json"
 COPIES = "Example: ssl-retina bench duplicates photos more-photos --every 8"
 STEP = "Example: ssl-retina bench step configs/pretrain/mae_vit_base.yaml --batch 256 train.precision=bf16"
-SHIPPED = {
-    "cuda": ("mae_vit_base", "mae_vit_large", "simclr_vit_base", "mocov3_vit_base"),
-    "cpu": ("debug_mae", "debug_simclr", "debug_mocov3"),
+LARGER = ("model.image_size=224", "model.patch_size=16", "model.depth=12", "data.batch_size=8")
+SHIPPED: dict[str, tuple[tuple[str, ...], ...]] = {
+    "cuda": (("mae_vit_base",), ("mae_vit_large",), ("simclr_vit_base",), ("mocov3_vit_base",)),
+    "cpu": (
+        ("debug_mae",),
+        ("debug_simclr",),
+        ("debug_mocov3",),
+        ("mae_vit_small", "train.precision=fp32", "data.batch_size=8"),
+        ("debug_simclr", *LARGER),
+        ("debug_mocov3", *LARGER),
+    ),
 }
-"""Configs that are measured where none is named."""
+"""Configs that are measured where none is named, with their values: on a CPU small ones, where a step's fixed
+costs show, and ones that are as large as a paper's ViT-Small, or ViT-Tiny."""
+BATCH = {"cuda": 256, "cpu": 16}
+TURNS = {"cuda": (10, 3), "cpu": (1, 8)}
+"""Steps of a turn, and rounds: others disturb a CPU, and what lies close together is disturbed alike."""
 DRAWN = 64
 
 
@@ -173,14 +185,15 @@ def step(
         typer.Argument(metavar="[CONFIG...] [a.b=c...]", help="Configs, and values for all of them."),
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Samples of a step [16, on a GPU 256].")] = None,
-    steps: Annotated[int, typer.Option(help="Steps of a turn.")] = 10,
-    rounds: Annotated[int, typer.Option(help="Turns of each way; medians are told.")] = 3,
+    steps: Annotated[int | None, typer.Option(help="Steps of a turn [1, on a GPU 10].")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Turns of each way [8, on a GPU 3].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Measure a training step of one process beside a plain PyTorch loop around the same method.
+    """Measure a training step of one process beside the loops that others would write, in turns.
 
-    Pixels are drawn on the device beforehand; both use kernels that give the same bits again. Ratios are of
-    one run; above 1 this trainer is faster.
+    "plain" is PyTorch's own loop around the same method on timm's ViT, "ddp" the same with
+    DistributedDataParallel, "lightly" lightly's documented example (MAE, SimCLR, MoCo) with the same sizes.
+    Pixels are drawn on the device beforehand. Ratios are of one run; above 1 this trainer is faster.
     """
     from ssl_retina.cli.pretrain import choose_accelerator
 
@@ -190,41 +203,56 @@ def step(
     from ssl_retina.train.engine import process_group
 
     device = dist.device().type
-    plan = bench.Plan(batch or (256 if device == "cuda" else 16), steps, rounds)
-    runs = _runs(configs or [], device, plan.batch)
+    usual = TURNS[device]
+    plan = bench.Plan(usual[0] if steps is None else steps, usual[1] if rounds is None else rounds)
+    runs = _runs(configs or [], device, batch)
     found = []
     with process_group():
         for run in runs:
-            with console.progress(f"turns of {run.method_name}", rounds) as advance:
+            with console.progress(f"turns of {run.method_name}", plan.rounds) as advance:
                 found.append(bench.measure(run, plan, advance))
             _tell_step(found[-1])
     if as_json:
-        console.result({"device": device, "steps": found})
+        console.result({"device": device, "steps": plan.steps, "rounds": plan.rounds, "configs": found})
 
 
-def _runs(words: list[str], device: str, batch: int) -> list[Any]:
+def _runs(words: list[str], device: str, batch: int | None) -> list[Any]:
     """The configs among the words, each with the values among them; nothing of a run's folder is touched."""
     from ssl_retina import config, methods, shipped
 
     values = [word for word in words if "=" in word]
-    named = [Path(word) for word in words if "=" not in word]
+    named: list[tuple[Path, list[str]]] = [(Path(word), []) for word in words if "=" not in word]
     folder = shipped.folder("configs") / "pretrain"
-    paths = named or [folder / f"{name}.yaml" for name in SHIPPED[device]]
-    assumed = ("out=OUT", "data.shards=SHARDS")
-    given = {value.partition("=")[0] for value in values}
-    values += [value for value in assumed if value.partition("=")[0] not in given]
-    values += [f"data.batch_size={batch}", "train.accumulate=1"]
-    return [config.load(path, values, methods.config_type, methods.available()) for path in paths]
+    usual = [(folder / f"{name}.yaml", own) for name, *own in SHIPPED[device]]
+    size = [] if batch is None else [f"data.batch_size={batch}"]
+    assumed = ["out=OUT", "data.shards=SHARDS", f"data.batch_size={BATCH[device]}"]
+    return [
+        config.load(
+            path,
+            [*_last([*assumed, *own, *values, *size]), "train.accumulate=1"],
+            methods.config_type,
+            methods.available(),
+        )
+        for path, own in named or usual
+    ]
+
+
+def _last(values: list[str]) -> list[str]:
+    """Each value once, as it was said last."""
+    return list({value.partition("=")[0]: value for value in values}.values())
 
 
 def _tell_step(one: dict[str, Any]) -> None:
-    low, high = min(one["ratios"]), max(one["ratios"])
     stage = f"ZeRO {one['zero_stage']}{', compiled' if one['compile'] else ''}"
+    ceiling = f"the {one['matrix_tflop_per_second']:.2f} TFLOP/s of a matrix product"
     memory = "" if one["memory_gib"] is None else f"; {one['memory_gib']:.1f} GiB"
     console.note(
-        f"{one['method']} {one['model']} at {one['image_size']}, {one['precision']}, "
-        f"{stage}, batch {one['batch']}: {one['images_per_second']:.1f} images/s, "
-        f"{one['ratio']:.2f} times the plain loop ({low:.2f} to {high:.2f}); "
-        f"{one['gflop_an_image']:.1f} GFLOP an image, {one['share_of_matrix_rate']:.0%} of the "
-        f"{one['matrix_tflop_per_second']:.2f} TFLOP/s of a matrix product{memory}"
+        f"{one['method']} {one['model']} at {one['image_size']}, {one['precision']}, {stage}, "
+        f"batch {one['batch']}: {one['images_per_second']:.1f} images/s; {one['gflop_an_image']:.1f} GFLOP "
+        f"an image, {one['share_of_matrix_rate']:.0%} of {ceiling}{memory}"
     )
+    for name, other in one["beside"].items():
+        console.note(
+            f"  {other['ratio']:.2f} times {name} ({other['lowest']:.2f} to {other['highest']:.2f} over the "
+            f"rounds), which has {other['images_per_second']:.1f} images/s"
+        )

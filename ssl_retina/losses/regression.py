@@ -4,7 +4,6 @@ In: predictions and targets of one rank. Out: a scalar in fp32, whose mean over 
 """
 
 import torch
-from lightly.models import utils
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,7 +22,10 @@ def patch_regression(
     with torch.autocast(predicted.device.type, enabled=False):
         target = target.float()
         if normalise:
-            target = utils.normalize_mean_var(target)
+            target = target - target.mean(dim=-1, keepdim=True)
+            # on a processor var() takes 25 times as long
+            variance = target.square().sum(dim=-1, keepdim=True) / (target.shape[-1] - 1)
+            target = target / (variance + 1e-6).sqrt()
         errors = (predicted.float() - target).square()
         if weight is None:
             return errors.mean()

@@ -81,6 +81,45 @@ def allow_groups(block: nn.Module) -> None:
     attention.__class__ = GroupedAttention
 
 
+class LastBlock(nn.Module):
+    """timm's block where only the last tokens are wanted: the others are keys and values, and no more.
+
+    `wanted` is set before each call. Parameters, names and values are timm's own.
+    """
+
+    wanted: int
+    attn: nn.Module
+    norm1: nn.Module
+    norm2: nn.Module
+    ls1: nn.Module
+    ls2: nn.Module
+    drop_path1: nn.Module
+    drop_path2: nn.Module
+    mlp: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, width) -> (batch, wanted, width), as timm's block would give them."""
+        attention: Any = self.attn
+        last = x[:, -self.wanted :]
+        heads = (3, attention.num_heads, attention.head_dim)
+        split = attention.qkv(self.norm1(x)).unflatten(-1, heads).permute(2, 0, 3, 1, 4)
+        query, key, value = split.unbind(0)  # (batch, heads, tokens, head width)
+        query, key = attention.q_norm(query[:, :, -self.wanted :]), attention.k_norm(key)
+        found = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        last = last + self.drop_path1(self.ls1(attention.proj(attention.norm(found))))
+        answered: Tensor = last + self.drop_path2(self.ls2(self.mlp(self.norm2(last))))
+        return answered
+
+
+def want_last(block: nn.Module) -> None:
+    """Make a block a `LastBlock`."""
+    attention: Any = block.attn
+    assert type(block) is Block, type(block)
+    assert type(attention) is Attention, type(attention)
+    assert attention.attn_drop.p == attention.proj_drop.p == 0, "dropout"
+    block.__class__ = LastBlock
+
+
 def compile_all(method: nn.Module, *, steady: bool, backend: str = "inductor") -> int:
     """Compile each of timm's blocks in a method, where it stands; gives how many there are.
 
@@ -98,7 +137,7 @@ def compile_all(method: nn.Module, *, steady: bool, backend: str = "inductor") -
 
 def of(method: nn.Module) -> list[nn.Module]:
     """All of timm's blocks in a module: of encoder, teacher, decoder."""
-    return [module for module in method.modules() if isinstance(module, Block)]
+    return [module for module in method.modules() if isinstance(module, Block | LastBlock)]
 
 
 def run(

@@ -106,15 +106,14 @@ class Encoder(nn.Module):
 
     def _embedded(self, images: Tensor, keep: Tensor | None, hidden: Hidden | None) -> Tensor:
         """What goes into the blocks, (batch, prefix + kept, width)."""
-        patches = self.vit.patch_embed(images)  # (batch, patches, width)
+        grid = images.shape[-1] // self.patch_size
+        if keep is not None:
+            assert hidden is None, "patches are left out, or hidden"
+            images = rows.side_by_side(images, keep, self.patch_size)
+        patches = self.vit.patch_embed(images)  # (batch, patches or kept, width)
         if hidden is not None:
             patches = torch.where(hidden.where[..., None], hidden.token.to(patches.dtype), patches)
-        tokens = self._placed(
-            patches, images.shape[-1] // self.patch_size
-        )  # (batch, prefix + patches, width)
-        if keep is not None:
-            tokens = self._kept(tokens, keep)
-        embedded: Tensor = self.vit.norm_pre(tokens)
+        embedded: Tensor = self.vit.norm_pre(self._placed(patches, grid, keep))
         return embedded
 
     def vectors(self, images: Tensor, clock: Clock, position: Tensor, *, view: int = 0) -> Tensor:
@@ -140,16 +139,19 @@ class Encoder(nn.Module):
         """Train everything but the patch embedding (Chen, Xie and He 2021, section 4)."""
         self.vit.patch_embed.requires_grad_(False)
 
-    def _placed(self, patches: Tensor, grid: int) -> Tensor:
+    def _placed(self, patches: Tensor, grid: int, keep: Tensor | None) -> Tensor:
         """The prefix before the patches, and every token's place added to it: timm's `_pos_embed`."""
         vit = self.vit
-        if grid == self.grid:
+        if grid == self.grid and keep is None:
             placed: Tensor = vit._pos_embed(patches)
             return placed
         embedded = 0 if vit.no_embed_class else self.prefix_tokens
         places = vit.pos_embed[:, embedded:]
-        with torch.autocast(patches.device.type, enabled=False):
-            places = self._resize(grid, patches.device) @ places.float()  # (1, patches, width)
+        if grid != self.grid:
+            with torch.autocast(patches.device.type, enabled=False):
+                places = self._resize(grid, patches.device) @ places.float()  # (1, patches, width)
+        if keep is not None:
+            places = rows.take(places.expand(len(keep), -1, -1), keep)  # (batch, kept, width)
         prefix = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
         if embedded:
             first = torch.cat(prefix, dim=1) + vit.pos_embed[:, :embedded]
@@ -170,11 +172,6 @@ class Encoder(nn.Module):
             resized = functional.interpolate(own, size=(grid, grid), mode="bicubic", antialias=True)
             found = self._resizing[grid] = resized[0].flatten(1).T.contiguous().to(device)
         return found
-
-    def _kept(self, tokens: Tensor, keep: Tensor) -> Tensor:
-        """The prefix and, for every sample, its own patches."""
-        prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
-        return torch.cat((prefix, rows.take(patches, keep)), dim=1)
 
     def _scales(self, clock: Clock, position: Tensor, view: int | range) -> Sequence[Tensor | None]:
         """For every block (2, batch, 1, 1): the factors of its two branches; None where nothing is dropped.

@@ -36,6 +36,7 @@ class PatchDecoder(nn.Module):
             num_heads=heads,
             num_prefix_tokens=encoder.prefix_tokens,
         )
+        blocks.want_last(self.decoder.blocks[-1])
         self.predict = nn.Linear(width, 3 * encoder.patch_size**2)
         for linear in (self.embed, self.predict):
             nn.init.xavier_uniform_(linear.weight)
@@ -44,18 +45,19 @@ class PatchDecoder(nn.Module):
     def forward(self, tokens: Tensor, keep: Tensor, hidden: Tensor) -> Tensor:
         """Predict the hidden patches (batch, hidden, 3 * patch_size**2), each pixel row by row, RGB last.
 
-        tokens: (batch, prefix + visible, encoder width); keep, hidden: patch numbers from `masking`.
+        tokens: (batch, prefix + visible, encoder width); keep, hidden: patch numbers from `masking`. Blocks
+        know no order but tokens' places: what is visible goes first, what is asked for last.
         """
-        visible = self.embed(tokens)  # (batch, prefix + visible, width)
-        prefix, patches = visible[:, : self.prefix_tokens], visible[:, self.prefix_tokens :]
-        count = self.decoder.num_patches
-        there = torch.zeros((len(keep), count), dtype=torch.bool, device=keep.device).scatter(1, keep, True)
-        full = rows.spread(patches, keep, count)
-        full = torch.where(there[..., None], full, self.decoder.mask_token.to(full.dtype))
-        full = self.decoder.add_pos_embed(torch.cat((prefix, full), dim=1))
-        for block in self.decoder.blocks:
+        places = self.decoder.pos_embed.expand(len(keep), -1, -1)  # (batch, prefix + patches, width), fixed
+        prefix, patches = places[:, : self.prefix_tokens], places[:, self.prefix_tokens :]
+        seen = self.embed(tokens) + torch.cat((prefix, rows.take(patches, keep)), dim=1)
+        asked = self.decoder.mask_token + rows.take(patches, hidden)  # (batch, hidden, width)
+        full = torch.cat((seen, asked), dim=1)
+        *blocks_before, last = self.decoder.blocks
+        last.wanted = hidden.shape[1]
+        for block in (*blocks_before, last):
             full = blocks.run(block, full, recompute=self.checkpointing)
-        predicted: Tensor = self.predict(self.decoder.norm(rows.take(full, hidden + self.prefix_tokens)))
+        predicted: Tensor = self.predict(self.decoder.norm(full))
         return predicted
 
 

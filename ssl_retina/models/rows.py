@@ -1,4 +1,4 @@
-"""Taking some tokens of a sequence and putting them back, with gradients that are gathered too.
+"""Taking some tokens of a sequence, or patches of an image, with gradients that are gathered too.
 
 In: tokens and token numbers, different ones in every sample. Out: the tokens at them. torch's own `gather`
 adds its gradients up by `scatter_add`; where the same bits are wanted again, a GPU sorts every single element
@@ -19,10 +19,17 @@ def take(tokens: Tensor, index: Tensor) -> Tensor:
     return taken
 
 
-def spread(tokens: Tensor, index: Tensor, count: int) -> Tensor:
-    """(batch, count, width), zero but for tokens (batch, taken, width) at index (batch, taken)."""
-    full: Tensor = _Spread.apply(tokens, index, count)
-    return full
+def side_by_side(images: Tensor, index: Tensor, size: int) -> Tensor:
+    """(batch, 3, size, taken * size): patches at index (batch, taken) of images (batch, 3, H, W) in a row.
+
+    What embeds patches does the work of these alone then. Images have no gradient.
+    """
+    batch, colours, height, width = images.shape
+    across = width // size
+    tiles = images.reshape(batch, colours, height // size, size, across, size).permute(0, 2, 4, 1, 3, 5)
+    sample = torch.arange(batch, device=index.device)[:, None]
+    taken = tiles[sample, index // across, index % across]  # (batch, taken, 3, size, size)
+    return taken.permute(0, 2, 3, 1, 4).reshape(batch, colours, size, -1)
 
 
 class _Take(torch.autograd.Function):
@@ -37,19 +44,6 @@ class _Take(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
         return _spread(gradient, index, ctx.count), None
-
-
-class _Spread(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tokens: Tensor, index: Tensor, count: int) -> Tensor:
-        ctx.save_for_backward(index)
-        return _spread(tokens, index, count)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (index,) = ctx.saved_tensors
-        return _taken(gradient, index), None, None
 
 
 def _taken(tokens: Tensor, index: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ssl_retina import dist
+from ssl_retina.bench import loops
 from ssl_retina.bench import step as bench
 from ssl_retina.config import Run
 from ssl_retina.contract import Clock
@@ -184,7 +185,7 @@ def _timed(run: Run) -> float:
     """Seconds of a step, the median of a few after the first."""
     with setup.deterministic():
         batch = bench.drawn(setup.build_method(run)[1], MEASURED_IMAGES)
-        trainer = bench.Plain(run, batch)
+        trainer = loops.Plain(run, batch)
         seconds = []
         for number in range(MEASURED_STEPS + 1):
             begin = time.perf_counter()

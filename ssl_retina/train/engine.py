@@ -24,6 +24,7 @@ from ssl_retina.config import Run
 from ssl_retina.contract import Batch, Clock, Output
 from ssl_retina.errors import CheckpointError
 from ssl_retina.train import zero
+from ssl_retina.train.reduction import Reduction
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BUCKET_ELEMENTS = 25_000_000
@@ -125,6 +126,8 @@ class Engine:
         self._zero = self._engine.optimizer
         self._adamw: torch.optim.AdamW = self._zero.optimizer
         self.weights = zero.partitions(run.train.zero_stage, self._zero)
+        if run.train.zero_stage < 3 and run.train.offload == "none":
+            Reduction(self._zero)
         self._precision = run.train.precision
         self._buffers = _Buffers(method)
         self._begins = True  # the next forward pass is the first of a step

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.adamw import adamw as adamw_of
 
 from ssl_retina import dist
 from ssl_retina.config import Optim
 from ssl_retina.models.heads import Prototypes
+
+PART = 2**16
+"""Elements that a processor's caches hold with their gradient, moments and what AdamW computes on the way."""
 
 _NOT_DECAYED = re.compile(r"(^|[._])(pos_embed|position_embedding|[a-z_]*tokens?)$")
 _BLOCK = re.compile(r"(^|\.)blocks\.(\d+)\.")
@@ -98,3 +102,33 @@ def adamw(method: nn.Module, encoder: nn.Module, optim: Optim) -> torch.optim.Ad
         eps=optim.epsilon,
         fused=dist.device().type == "cuda",
     )
+
+
+@torch.no_grad()
+def step_in_parts(optimizer: torch.optim.AdamW, number: int, flat: Tensor) -> None:
+    """On a processor: `optimizer.step()` for the one parameter of a group, bit for bit, but faster.
+
+    On all of a flat tensor at once AdamW goes ten times through the memory, and asks for it anew each time.
+    """
+    group, state = optimizer.param_groups[number], optimizer.state[flat]
+    assert flat.grad is not None
+    whole = (flat.detach(), flat.grad, state["exp_avg"], state["exp_avg_sq"])
+    parameters, gradients, first, second = (list(one.split(PART)) for one in whole)
+    adamw_of(
+        parameters,
+        gradients,
+        first,
+        second,
+        [],
+        [state["step"].clone() for _ in parameters],
+        foreach=False,
+        fused=False,
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
+    state["step"] += 1

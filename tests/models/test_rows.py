@@ -23,20 +23,18 @@ def test_take_is_gather() -> None:
     assert torch.equal(ours, theirs)
 
 
-def test_spread_is_scatter_into_zeros() -> None:
-    tokens, index = _drawn()
-    few = rows.take(tokens, index).detach().requires_grad_(True)
-    weights = torch.randn((3, 11, 5), generator=torch.Generator().manual_seed(1))
-    found = rows.spread(few, index, 11)
-    wanted = utils.set_at_index(torch.zeros(3, 11, 5), index, few)
-    assert torch.equal(found, wanted)
-    ours = torch.autograd.grad((found * weights).sum(), few)[0]
-    theirs = torch.autograd.grad((wanted * weights).sum(), few)[0]
-    assert torch.equal(ours, theirs)
-
-
 def test_gradients_by_differences() -> None:
     tokens, index = (part.double() if part.is_floating_point() else part for part in _drawn())
     tokens = tokens.detach().requires_grad_(True)
     assert torch.autograd.gradcheck(lambda given: rows.take(given, index), (tokens,))
-    assert torch.autograd.gradcheck(lambda given: rows.spread(given[:, :4], index, 11), (tokens,))
+
+
+def test_patches_side_by_side_are_embedded_as_where_they_were() -> None:
+    """Also of images that are no square."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((2, 3, 8, 12), generator=generator)
+    index = torch.rand((2, 6), generator=generator).argsort(dim=1)[:, :4]
+    embed = torch.nn.Conv2d(3, 5, 4, stride=4)
+    whole = embed(images).flatten(2).transpose(1, 2)  # (2, 6, 5)
+    few = embed(rows.side_by_side(images, index, 4)).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(few, utils.get_at_index(whole, index))

@@ -45,7 +45,7 @@ def test_a_compiled_step_is_the_step(name: str, recompute: bool, tmp_path: Path)
         tmp_path, tmp_path, method=dict(tiny.METHODS[name]), train__activation_checkpointing=recompute
     )
     plain, compiled = setup.build_method(run)[0], setup.build_method(run)[0]
-    count = sum(isinstance(module, Block) for module in plain.modules())
+    count = sum(isinstance(module, Block | blocks.LastBlock) for module in plain.modules())
     assert count == (3 if name == "mae" else 4)
     assert blocks.compile_all(compiled, steady=True, backend="aot_eager") == count
     assert compiled.state_dict().keys() == plain.state_dict().keys()
@@ -90,7 +90,8 @@ def test_without_the_switch_nothing_is_compiled(tmp_path: Path) -> None:
     method = setup.build_method(tiny.run(tmp_path, tmp_path))[0]
     assert all(one._compiled_call_impl is None for one in method.modules())
     method = setup.build_method(tiny.run(tmp_path, tmp_path, train__compile=True))[0]
-    assert all(one._compiled_call_impl is not None for one in method.modules() if isinstance(one, Block))
+    kinds = Block | blocks.LastBlock
+    assert all(one._compiled_call_impl is not None for one in method.modules() if isinstance(one, kinds))
 
 
 def test_stage_3_refuses_it(tmp_path: Path) -> None:

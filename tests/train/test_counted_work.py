@@ -6,6 +6,7 @@ import pytest
 import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
+from ssl_retina.bench import loops
 from ssl_retina.bench import step as bench
 from ssl_retina.contract import Clock
 from ssl_retina.plan import counting
@@ -22,7 +23,7 @@ def test_counted_flops_are_those_of_a_real_step(name: str, tmp_path: Path) -> No
     run = tiny.run(tmp_path, tmp_path, method=dict(CASES[name]), train__steps=100)
     work = counting.count(run)
     with process_group(), setup.deterministic():
-        trainer = bench.Plain(run, bench.drawn(setup.build_method(run)[1], 4))
+        trainer = loops.Plain(run, bench.drawn(setup.build_method(run)[1], 4))
         with FlopCounterMode(display=False) as counter:
             trainer.step(Clock(run.method.settled, run.train.steps, run.seed))
     assert work.flops == pytest.approx(counter.get_total_flops() / 4, rel=0.06)
