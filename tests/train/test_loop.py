@@ -24,7 +24,7 @@ from ssl_retina.errors import (
 from ssl_retina.methods import mocov3
 from ssl_retina.train import checkpoint, loop, saving, setup
 from ssl_retina.train.engine import process_group
-from ssl_retina.train.saving import Progress
+from ssl_retina.train.progress import Progress
 from ssl_retina.train.signals import Stop
 
 
@@ -75,8 +75,8 @@ def test_the_run_folder(trained: Path, shards: Path) -> None:
     assert not (trained / ".lock").exists()
     line = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
     assert set(line) == {
-        "step", "samples", "loss", "learning_rate", "gradient_norm", "skipped", "held_out_loss",
-        "feature_rank", "clock",
+        "step", "samples", "loss", "learning_rate", "gradient_norm", "skipped", "spikes", "rollbacks", "lost",
+        "held_out_loss", "feature_rank", "clock",
     }  # fmt: skip
     assert set(line["clock"]) == {"time", "images_per_second", "data_wait", "memory_gib", "replaced"}
 
