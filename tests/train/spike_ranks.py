@@ -1,4 +1,4 @@
-"""One rank of a group that trains small runs with spikes: skipped, rolled back, stopped, interrupted in between.
+"""One rank of a group that trains small runs with spikes: skipped, rolled back, stopped, interrupted.
 
 `python spike_ranks.py FOLDER`: every case at ZeRO 1 and 3, on the shards in FOLDER/shards, into FOLDER/NAME.
 """
@@ -55,7 +55,7 @@ def spiking(batches: dict[int, str]) -> Iterator[None]:
         if kind == "loss":
             return Output(output.loss + 1e4 * share, features=output.features)
         steeper = output.loss * 1e5 * share
-        return Output(output.loss + steeper - steeper.detach(), features=output.features)
+        return Output(output.loss + (steeper - steeper.detach()), features=output.features)
 
     with mock.patch.object(mae.Method, "forward", bad):
         yield

@@ -1,4 +1,4 @@
-"""A spike is told by a window of the last applied steps; where a run goes back to follows from its own state."""
+"""A spike is told by a window of the last applied steps; where a run goes back to follows from its state."""
 
 import math
 from collections.abc import Iterator
@@ -83,7 +83,8 @@ def test_a_spike_tells_its_numbers() -> None:
     deviation = pytest.approx((2 / 3) ** 0.5)
     assert spike == Spike(12.0, 40.0, (12.0,), 2.0, deviation, 3.0, by_loss=True, by_norm=True)
     assert str(spike) == (
-        "its loss 12 lies 12.2 deviations above the mean 2 and its gradient norm 40 is 13.3 times the median 3"
+        "its loss 12 lies 12.2 deviations above the mean 2 and "
+        "its gradient norm 40 is 13.3 times the median 3"
     )
     assert not judged(watch, (6.8, 30.0))  # 5.9 deviations, exactly ten times
     assert watch.spike() is None
