@@ -5,7 +5,7 @@ follow from the step alone, which is why a resumed run equals an uninterrupted o
 the steps that are done: the same number, until a roll-back gives some of them up.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -84,6 +84,7 @@ def _steps(session: Session, stop: Stop) -> tuple[Progress, int, Line]:
         if not outcome.applied and progress.is_hopeless(run.train.skipped_limit):
             raise NumericalError(_hopeless(progress))
         if outcome.spike and rollback.is_due(run, progress):
+            batches.close()  # its loader processes end before the checkpoint is read
             progress = rollback.back(session, progress, logbook)
             batches = _batches(session, meter, progress)
         ends = progress.done == total or number != 0
@@ -117,7 +118,7 @@ def _step(session: Session, batches: Iterator[Batch], progress: Progress) -> Out
     return Outcome(loss, output, rate, applied, tuple(tried), None if applied else engine.spike())
 
 
-def _batches(session: Session, meter: Meter, progress: Progress) -> Iterator[Batch]:
+def _batches(session: Session, meter: Meter, progress: Progress) -> Generator[Batch]:
     """This rank's micro-batches from a position on, on the device; waiting is measured."""
     source = session.source.batches(
         progress.step * session.run.data.batch_size,
