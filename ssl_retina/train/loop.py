@@ -118,7 +118,7 @@ def _step(session: Session, batches: Iterator[Batch], progress: Progress) -> Out
     return Outcome(loss, output, rate, applied, tuple(tried), None if applied else engine.spike())
 
 
-def _batches(session: Session, meter: Meter, progress: Progress) -> Generator[Batch]:
+def _batches(session: Session, meter: Meter, progress: Progress) -> Generator[Batch, None, None]:
     """This rank's micro-batches from a position on, on the device; waiting is measured."""
     source = session.source.batches(
         progress.step * session.run.data.batch_size,

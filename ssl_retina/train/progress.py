@@ -19,7 +19,7 @@ class Setbacks:
     spikes: steps that were not taken for one. recent: those of the last WINDOW steps, since the last
     roll-back. rollbacks: how many. lost: steps that were given up by them, and batches passed over.
     rate_factor: on the learning rate, from here on. anchors: steps of the checkpoints that a roll-back
-    can go to, oldest first; these are kept whatever their number.
+    can go to, oldest first; these are kept whatever their number. A run begins with that of step 0.
     """
 
     spikes: int = 0
@@ -27,7 +27,7 @@ class Setbacks:
     rollbacks: int = 0
     lost: int = 0
     rate_factor: float = 1.0
-    anchors: tuple[int, ...] = ()
+    anchors: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,7 @@ def opened(run: Run, *, extend: bool = False, change: bool = False) -> Iterator[
             terminal.say(note)
         optimizer = optim.adamw(method, method.encoder, run.optim)  # type: ignore[arg-type]
         engine = Engine(method, optimizer, run=run, micro_batch=micro_batch)
-        fresh = Progress().anchored(run.train.spikes.span)
-        progress = saving.load(start.folder, engine) if start.folder else fresh
+        progress = saving.load(start.folder, engine) if start.folder else Progress()
         loaded = progress.step if start.folder else None
         facts["changes"] = list(start.changes)
         saver = Saver(run, engine, facts=facts, loaded=loaded, terminal=terminal)

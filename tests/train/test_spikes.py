@@ -131,7 +131,7 @@ def test_another_window_takes_the_newest() -> None:
 @pytest.mark.parametrize("every", [1, 7, 30, 100, 250])
 def test_a_good_checkpoint_is_always_kept_and_moves_on(every: int) -> None:
     """Seldom or often saved: two at most, and the one to go back to is at most two spans and saves old."""
-    span, progress = 100, Progress().anchored(100)
+    span, progress = 100, Progress()
     for step in range(1, 3001):
         progress = progress.after(applied=True)
         if step % every == 0:
@@ -144,7 +144,7 @@ def test_a_good_checkpoint_is_always_kept_and_moves_on(every: int) -> None:
 
 
 def test_what_was_saved_too_near_to_a_spike_is_not_gone_back_to() -> None:
-    progress = Progress().anchored(100)
+    progress = Progress()
     for step in range(1, 1041):
         spiked = step in (1020, 1030, 1040)
         progress = progress.after(applied=not spiked, spiked=spiked)
