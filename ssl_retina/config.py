@@ -30,6 +30,7 @@ from ssl_retina.sections import (
     Schedule,
     Section,
     Share,
+    Spikes,
     Tracking,
     Train,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "Schedule",
     "Section",
     "Share",
+    "Spikes",
     "Tracking",
     "Train",
     "load",

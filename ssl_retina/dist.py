@@ -135,6 +135,15 @@ def gather_objects(value: Any) -> list[Any]:
     return gathered
 
 
+def every(value: Tensor) -> Tensor:
+    """Every rank's detached tensor of one shape, stacked in rank order: the same bits on all ranks."""
+    if not is_joined():
+        return value.detach()[None]
+    parts = [torch.empty_like(value) for _ in range(world_size())]
+    c10d.all_gather(parts, value.detach())
+    return torch.stack(parts)
+
+
 def gather_on_first(part: Tensor) -> list[Tensor] | None:
     """Every rank's equally long detached tensor, in rank order, on the first rank; None on the others."""
     if not c10d.is_initialized():
@@ -192,15 +201,10 @@ def gather(rows: Tensor) -> Gathered:
 
 def _gathered_unequal(rows: Tensor) -> Gathered:
     """All ranks' rows, filled up to the longest for the collective, and cut again."""
-    own = torch.tensor([len(rows)], device=rows.device)
-    lengths = [torch.empty_like(own) for _ in range(world_size())]
-    c10d.all_gather(lengths, own)
-    counts = torch.cat(lengths).tolist()
+    counts = every(torch.tensor(len(rows), device=rows.device)).tolist()
     filled = rows.new_zeros((max(counts), *rows.shape[1:]))
     filled[: len(rows)] = rows
-    parts = [torch.empty_like(filled) for _ in counts]
-    c10d.all_gather(parts, filled)
-    cut = [part[:count] for part, count in zip(parts, counts, strict=True)]
+    cut = [part[:count] for part, count in zip(every(filled), counts, strict=True)]
     return Gathered(torch.cat(cut), sum(counts[: rank()]))
 
 

@@ -186,6 +186,29 @@ class Schedule(Section):
     final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
+class Spikes(Section):
+    """Which finite steps are not taken, and when the run goes back to a checkpoint (docs/checkpoints.md).
+
+    window: so many applied steps a step is held against; before there are as many, none is judged.
+    deviations: a loss so many standard deviations above the window's mean is a spike.
+    times_median: so is a gradient norm of so many times the window's median.
+    limit, span: so many spikes within so many steps, and the run rolls back.
+    skip_batches: batches that are passed over after a roll-back, beside those that were seen.
+    rate_factor: what each roll-back multiplies the learning rate with, from then on.
+    rollbacks: so many at most; then the run stops.
+    """
+
+    enabled: bool = True
+    window: Annotated[int, Field(ge=2)] = 200
+    deviations: Annotated[float, Field(gt=0)] = 6.0
+    times_median: Annotated[float, Field(gt=1)] = 10.0
+    limit: Positive = 3
+    span: Annotated[int, Field(ge=1, le=1000)] = 100
+    skip_batches: Natural = 100
+    rate_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
+    rollbacks: Natural = 3
+
+
 class Train(Section):
     """How the steps are computed.
 
@@ -198,6 +221,7 @@ class Train(Section):
     pack_crops: large and small crops pass through the student's blocks together (DINO, iBOT, DINOv2).
     compile: the transformer blocks, by torch's compiler, in the first steps; needs a C++ compiler on a CPU.
     skipped_limit: non-finite steps before the run stops: in a row, or (ten at least) of the last 1000.
+    spikes: what is done about finite losses and gradients that are far too large.
     """
 
     steps: Positive
@@ -210,6 +234,7 @@ class Train(Section):
     pack_crops: bool = False
     compile: bool = False
     skipped_limit: Positive = 10
+    spikes: Spikes = Spikes()
 
     @model_validator(mode="after")
     def _whole_blocks(self) -> "Train":

@@ -157,6 +157,7 @@ def _tell(summary: Any, *, as_json: bool) -> None:
     if summary.started_at == summary.steps:
         console.note(f"{summary.out} is complete at step {summary.steps}; more train.steps need --extend")
         return
-    numbers = [f"loss {summary.loss:.4f}"] if summary.loss is not None else []
+    numbers = [f"{summary.rollbacks} roll-backs"] if summary.rollbacks else []
+    numbers += [f"loss {summary.loss:.4f}"] if summary.loss is not None else []
     numbers += [f"held-out {summary.held_out_loss:.4f}"] if summary.held_out_loss is not None else []
     console.note(f"{summary.out}: {summary.steps} steps, {', '.join(numbers)}; ssl-retina export takes it on")

@@ -124,6 +124,8 @@ def _row(run: Path, folder: Path, jobs: Sequence[tuple[str, str]], *, now: float
     assert isinstance(clock, dict)
     step = int(_number(line.get("step")) or 0)
     total = _number(_at(config, "train", "steps"))
+    if total is not None:
+        total += _number(line.get("lost")) or 0  # steps that roll-backs gave up are done again
     batch, speed = _number(_at(config, "data", "batch_size")), _number(clock.get("images_per_second"))
     left = (total - step) * batch / speed if total is not None and batch and speed else None
     written, found = _number(clock.get("time")), starts.read(run)

@@ -21,7 +21,8 @@ from ssl_retina.plan import counting
 from ssl_retina.plan.counting import Work
 from ssl_retina.plan.devices import GIB, Device
 from ssl_retina.train import setup
-from ssl_retina.train.engine import BUCKET_ELEMENTS, STAGE_3, process_group
+from ssl_retina.train.engine import process_group
+from ssl_retina.train.settings import BUCKET_ELEMENTS, STAGE_3
 
 TRAFFIC, COMPILED = 20.0, 15.0
 """How often what a forward pass keeps goes through memory in a step, eager and compiled, matrices aside."""

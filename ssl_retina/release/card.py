@@ -132,18 +132,19 @@ def _data_set(number: int, one: DataSet) -> list[str]:
 
 def _training(facts: Facts) -> str:
     step, known = facts.checkpoint["step"], facts.checkpoint
-    state = "finished" if step >= facts.steps else "not finished"
+    done = step - known.get("setbacks", {}).get("lost", 0)
+    state = "finished" if done >= facts.steps else "not finished"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(known["versions"].items()))
     recipe = json.dumps(facts.recipe, indent=1, sort_keys=True, ensure_ascii=False)
     return f"""## Training
 
 - Objective: {facts.objective}
-- {step} of {facts.steps} steps ({state})
+- {done} of {facts.steps} steps ({state})
 - {facts.batch_size} photographs a step, {step * facts.batch_size} seen in all
 - Compute: about {facts.operations:.2g} floating-point operations in {known["world_size"]} process(es);
   how long they took is in the run's metrics and not here, so that equal weights have equal cards
 - {versions}; commit {known.get("commit") or "not known"}
-{_origin(known)}{_changes(known)}{_progress(facts.progress)}
+{_origin(known)}{_changes(known)}{_setbacks(known)}{_progress(facts.progress)}
 <details><summary>The whole recipe</summary>
 
 ```json
@@ -170,6 +171,17 @@ def _origin(known: Mapping[str, Any]) -> str:
 
 def _changes(known: Mapping[str, Any]) -> str:
     return "".join(f"- Changed on the way, at {change}\n" for change in known.get("changes", ()))
+
+
+def _setbacks(known: Mapping[str, Any]) -> str:
+    own = known.get("setbacks", {})
+    if not own.get("rollbacks"):
+        return ""
+    return (
+        f"- {own['spikes']} steps skipped as spikes of the loss or its gradient; {own['rollbacks']} time(s) "
+        f"back to an earlier checkpoint, which gave up or passed over {own['lost']} steps; in the end the "
+        f"learning rate was {own['rate_factor']:g} of the schedule's\n"
+    )
 
 
 def _progress(progress: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,14 +210,14 @@ def set_aside(bad: Bad) -> Path:
     return target
 
 
-def retain(run_dir: Path, *, keep: int, loaded: int | None) -> None:
-    """Remove all but the newest `keep` and the one that this process resumed from.
+def retain(run_dir: Path, *, keep: int, spared: Collection[int | None]) -> None:
+    """Remove all but the newest `keep` and the `spared` steps: what this process resumed from, for one.
 
     Called after a commit only. A folder first leaves its name, so that a crash here leaves no torn
     checkpoint. A disk that refuses does not stop training.
     """
     for folder in folders(run_dir)[keep:]:
-        if step_of(folder) == loaded:
+        if step_of(folder) in spared:
             continue
         old = folder.with_name(f".old-{folder.name}")
         try:

@@ -7,7 +7,6 @@ of a tensor lie is known to `zero.py`; no other file speaks to DeepSpeed.
 
 import contextlib
 import logging
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,29 +22,11 @@ from ssl_retina import dist
 from ssl_retina.config import Run
 from ssl_retina.contract import Batch, Clock, Output
 from ssl_retina.errors import CheckpointError
-from ssl_retina.train import zero
+from ssl_retina.train import settings, zero
 from ssl_retina.train.reduction import Reduction
+from ssl_retina.train.spikes import Kept, Spike, Watch
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-BUCKET_ELEMENTS = 25_000_000
-"""100 MB of fp32 gradients are reduced at once; DeepSpeed's own 500 M elements would take 2 GB a bucket."""
-
-STAGE_3 = {
-    # norms, biases and tokens, a hundredth of a ViT, stay whole on every rank between uses: to gather one
-    # takes the latency of a message and saves 400 kB at most
-    "stage3_param_persistence_threshold": 100_000,
-    # two blocks of a ViT-Large are on their way while one computes
-    "stage3_prefetch_bucket_size": BUCKET_ELEMENTS,
-    # the last 400 MB of the forward pass stay for the backward pass, which begins with them; DeepSpeed's
-    # own 1e9 elements would keep a whole ViT-Large, and the stage would save nothing while a step runs
-    "stage3_max_reuse_distance": 4 * BUCKET_ELEMENTS,
-    "stage3_max_live_parameters": 8 * BUCKET_ELEMENTS,
-    # otherwise torch.nn.functional.linear is replaced for the whole process, for good, by one that rounds
-    # twice in bf16. It would keep no bf16 copies of the weights for the backward pass; neither does
-    # train.activation_checkpointing
-    "memory_efficient_linear": False,
-}
-"""What stage 3 keeps whole, and for how long, in elements."""
 
 
 @contextlib.contextmanager
@@ -85,11 +66,13 @@ class State:
 
     weights: the method's state dict. moments: `exp_avg/NAME` and `exp_avg_sq/NAME`. steps: how often
     AdamW really stepped (its bias correction hangs on it). Empty mappings on ranks other than the first.
+    window: what the next steps are held against, on every rank.
     """
 
     weights: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
     steps: int
+    window: Kept = Kept()
 
 
 class _Buffers:
@@ -120,7 +103,7 @@ class Engine:
         self._engine, *_ = deepspeed.initialize(
             model=method.to(dist.device()),
             optimizer=optimizer,
-            config=_settings(run, micro_batch),
+            config=settings.of(run, micro_batch),
             dist_init_required=False,
         )
         self._zero = self._engine.optimizer
@@ -130,6 +113,10 @@ class Engine:
             Reduction(self._zero)
         self._precision = run.train.precision
         self._buffers = _Buffers(method)
+        self._losses: list[Tensor] = []  # this rank's, of the step so far
+        self.watch = Watch(run.train.spikes)
+        if run.train.spikes.enabled:
+            self.weights.judge(lambda norm: self.watch.judge(torch.stack(self._losses).mean(), norm))
         self._begins = True  # the next forward pass is the first of a step
         self._start_moments()
         self._engine.train()
@@ -139,6 +126,7 @@ class Engine:
         if self._begins:
             self._buffers.keep()
             self.weights.begin()
+            self._losses.clear()
             self._begins = False
         output = self._engine(batch, clock)
         assert isinstance(output, Output)
@@ -151,6 +139,7 @@ class Engine:
         sees it on every rank, and the step is skipped on all of them without one more synchronisation.
         """
         detached = loss.detach()
+        self._losses.append(detached)
         factor = torch.where(torch.isfinite(detached), 1.0, float("nan")).to(loss.dtype)
         self._engine.backward(loss * factor)
 
@@ -158,8 +147,8 @@ class Engine:
         """Finish a micro-batch; after the last one of a step, update. True where weights really changed.
 
         `weight_decay` takes the place of the optimiser's own. `fraction`: the share of the run that is done;
-        groups that begin later keep their weights, decay included. A skipped step also leaves the buffers
-        as they were: running statistics would stay NaN for good.
+        groups that begin later keep their weights, decay included. A spike is skipped as a NaN is; `spike`
+        tells. A skipped step also leaves the buffers as they were: a NaN would stay in running statistics.
         """
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate * group["scale"] * (fraction >= group["begins"])
@@ -171,7 +160,13 @@ class Engine:
         applied = bool(self._engine.was_step_applied()) and self._engine.skipped_steps == before
         if self._begins and not applied:
             self._buffers.restore()
+        if applied:
+            self.watch.accept()
         return applied
+
+    def spike(self) -> Spike | None:
+        """Why the last step was skipped, where its loss and gradient were finite; waits for the device."""
+        return self.watch.spike()
 
     def gradient_norm(self) -> float:
         """The last step's gradient norm over all ranks before clipping; a host synchronisation."""
@@ -198,7 +193,7 @@ class Engine:
             if tensor.requires_grad:
                 for moment in MOMENTS:
                     _keep(moments, f"{moment}/{name}", self.weights.gathered_moment(tensor, moment))
-        return State(weights, moments, self._steps())
+        return State(weights, moments, self._steps(), self.watch.kept())
 
     def load(self, state: State) -> None:
         """Put a gathered state into this world's partitions; every rank gives the whole state.
@@ -214,6 +209,7 @@ class Engine:
                     self.weights.put_moment(tensor, moment, state.moments[f"{moment}/{name}"])
         for entry in self._adamw.state.values():
             entry["step"].fill_(float(state.steps))
+        self.watch.restore(state.window)
 
     def _tensors(self) -> dict[str, Tensor]:
         """The method's parameters and persistent buffers by name, not copied."""
@@ -253,36 +249,3 @@ def _compare(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
             f"{len(wrong)} tensors of the checkpoint are not those of the method (shape then -> now):{lines}"
             "\ncontinue with the version of ssl-retina that began the run, or give another out="
         )
-
-
-def _offloaded(what: str) -> dict[str, Any]:
-    """ZeRO-Offload (Ren et al. 2021): pinned memory where there is a GPU that copies from it."""
-    place = {"device": "cpu", "pin_memory": dist.device().type == "cuda"}
-    named = {"none": (), "optimizer": ("optimizer",), "parameters": ("optimizer", "param")}
-    return {f"offload_{one}": place for one in named[what]}
-
-
-def _settings(run: Run, micro_batch: int) -> dict[str, Any]:
-    """DeepSpeed's own JSON; users never see it. `gradient_clipping` is always written: its default is 1.0."""
-    return {
-        "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": run.train.accumulate,
-        "gradient_clipping": run.optim.clip_norm or 0.0,
-        "zero_allow_untested_optimizer": True,
-        # torch's own AdamW steps on the processor: DeepSpeed's would be compiled when the run starts
-        "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {
-            "stage": run.train.zero_stage,
-            "reduce_bucket_size": BUCKET_ELEMENTS,
-            **(STAGE_3 if run.train.zero_stage == 3 else {}),
-            **_offloaded(run.train.offload),
-        },
-        "torch_autocast": {
-            "enabled": run.train.precision == "bf16",
-            "dtype": "bfloat16",
-            # by default gradients of linear layers would be rounded to bf16 before they are summed over ranks
-            "lower_precision_safe_modules": [],
-        },
-        "steps_per_print": sys.maxsize,
-        "timers": {"throughput": {"enabled": False}},
-    }

@@ -12,9 +12,10 @@ from ssl_retina import dist
 from ssl_retina.contract import Clock, Output
 from ssl_retina.train import tracking
 from ssl_retina.train.meter import Meter
-from ssl_retina.train.saving import Progress
+from ssl_retina.train.progress import Progress
 from ssl_retina.train.setup import Session
 from ssl_retina.train.skips import Tried
+from ssl_retina.train.spikes import Spike
 from ssl_retina.train.tracking import finite
 
 Line = dict[str, float | None]
@@ -24,7 +25,7 @@ Line = dict[str, float | None]
 class Outcome:
     """One optimiser step: this rank's loss (a device scalar), the last micro-batch's answer, the rate.
 
-    tried: each micro-batch of this rank.
+    tried: each micro-batch of this rank. spike: why it was skipped, where all of it was finite.
     """
 
     loss: Tensor
@@ -32,6 +33,7 @@ class Outcome:
     learning_rate: float
     applied: bool
     tried: tuple[Tried, ...] = ()
+    spike: Spike | None = None
 
 
 class Logbook:
@@ -46,32 +48,41 @@ class Logbook:
     def record(self, progress: Progress, outcome: Outcome) -> None:
         """Write the step down where it is due: on schedule, at the end, and whenever it was skipped."""
         every = self._session.run.tracking.every_steps
-        if outcome.applied and progress.step % every and not self._is_measured(progress.step):
+        if outcome.applied and progress.step % every and not self._is_measured(progress):
             return
         self.last = self._line(progress, outcome)
         clocked = {**self.last, "clock": {**self._meter.read(), "replaced": self._replaced()}}
         for sink in self._session.sinks:
             sink.write(clocked)
 
-    def _is_measured(self, step: int) -> bool:
+    def record_rollback(self, progress: Progress, target: int) -> None:
+        """Write down that the run went back to the checkpoint of step `target`, and stands here now."""
+        own = progress.setbacks
+        line = {**self._place(progress), "rolled_back_to": target, "rate_factor": own.rate_factor}
+        for sink in self._session.sinks:
+            sink.write(line)
+
+    def _is_measured(self, progress: Progress) -> bool:
         run = self._session.run
-        return step % run.tracking.evaluate_every_steps == 0 or step == run.train.steps
+        return progress.step % run.tracking.evaluate_every_steps == 0 or progress.done == run.train.steps
+
+    def _place(self, progress: Progress) -> dict[str, float]:
+        samples = progress.step * self._session.run.data.batch_size
+        return {"step": progress.step, "samples": samples, **progress.counts}
 
     def _line(self, progress: Progress, outcome: Outcome) -> Line:
         """Here, and only here, the host waits for the numbers of the device; every rank must call."""
-        run, step = self._session.run, progress.step
+        run, spike = self._session.run, outcome.spike
         line: Line = {
-            "step": step,
-            "samples": step * run.data.batch_size,
+            **self._place(progress),
             "loss": finite(float(dist.mean(outcome.loss))),
             "learning_rate": outcome.learning_rate,
-            "gradient_norm": finite(self._session.engine.gradient_norm()),
-            "skipped": progress.skipped,
+            "gradient_norm": spike.norm if spike else finite(self._session.engine.gradient_norm()),
         }
         for name, value in outcome.output.logs.items():
             line[name] = finite(float(dist.mean(value)))
-        if self._is_measured(step):
-            line |= self._session.evaluation.measure(Clock(step, run.train.steps, run.seed))
+        if self._is_measured(progress):
+            line |= self._session.evaluation.measure(Clock(progress.done, run.train.steps, run.seed))
         return line
 
     def _replaced(self) -> int:

@@ -1,10 +1,11 @@
 """The page to read first: a config comes in, a trained method lies in its run folder at the end.
 
-Every number here counts optimiser steps of the whole world. Positions in the data, the learning rate and
-every random draw follow from the step alone, which is why a resumed run equals an uninterrupted one.
+Every number here counts optimiser steps of the whole world. Positions in the data and every random draw
+follow from the step alone, which is why a resumed run equals an uninterrupted one. The schedules follow from
+the steps that are done: the same number, until a roll-back gives some of them up.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +15,11 @@ from ssl_retina.config import Run
 from ssl_retina.contract import Batch, Clock
 from ssl_retina.data.views import finish
 from ssl_retina.errors import NumericalError
-from ssl_retina.train import schedule, setup, signals, skips, starts
+from ssl_retina.train import rollback, schedule, setup, signals, skips, starts
 from ssl_retina.train.engine import process_group
 from ssl_retina.train.logbook import Line, Logbook, Outcome
 from ssl_retina.train.meter import Meter
-from ssl_retina.train.saving import WINDOW, Progress
+from ssl_retina.train.progress import WINDOW, Progress
 from ssl_retina.train.setup import Session
 from ssl_retina.train.signals import Stop
 from ssl_retina.train.skips import Tried
@@ -33,6 +34,7 @@ class Summary:
     steps: int
     samples: int
     skipped: int
+    rollbacks: int
     loss: float | None
     held_out_loss: float | None
 
@@ -41,7 +43,7 @@ def pretrain(run: Run, stop: Stop, *, extend: bool = False, change: bool = False
     """Train or resume, on every rank of the process group, until the last step or a signal.
 
     Raises RequeueError or InterruptedRunError after saving on a signal, NumericalError after too many
-    steps without a finite loss, and what `setup.opened` raises.
+    steps without a finite loss or too many roll-backs, and what `setup.opened` raises.
     """
     with process_group(), setup.opened(run, extend=extend, change=change) as session:
         stop.begin()
@@ -49,13 +51,14 @@ def pretrain(run: Run, stop: Stop, *, extend: bool = False, change: bool = False
         if dist.is_first():
             starts.ended(run.out, "signal" if number else "done")
     if number:
-        raise signals.stopped(number, f"and saved at step {progress.step} of {run.train.steps}")
+        raise signals.stopped(number, f"and saved at step {progress.done} of {run.train.steps}")
     return Summary(
         out=str(run.out),
         started_at=session.progress.step,
         steps=progress.step,
         samples=progress.step * run.data.batch_size,
         skipped=progress.skipped,
+        rollbacks=progress.setbacks.rollbacks,
         loss=last.get("loss"),
         held_out_loss=last.get("held_out_loss"),
     )
@@ -66,32 +69,44 @@ def _steps(session: Session, stop: Stop) -> tuple[Progress, int, Line]:
     run, progress = session.run, session.progress
     total, number = run.train.steps, 0
     meter = Meter(run.data.batch_size)
-    logbook, batches = Logbook(session, meter), _batches(session, meter)
+    logbook, batches = Logbook(session, meter), _batches(session, meter, progress)
+    session.terminal.lengthen(total + progress.setbacks.lost)
     session.terminal.start(progress.step)
-    while progress.step < total and not number:
+    while progress.done < total and not number:
         with meter.step():
-            outcome = _step(session, batches, Clock(progress.step, total, run.seed))
+            outcome = _step(session, batches, progress)
             number = int(dist.maximum(stop.signal))  # one rank with a signal is enough; waits for the device
-        progress = progress.after(applied=outcome.applied)
+        progress = progress.after(applied=outcome.applied, spiked=outcome.spike is not None)
         if not outcome.applied:
-            session.terminal.say(skips.note(run.out, progress.step, outcome.tried))
+            session.terminal.say(_skipped(run, progress, outcome))
         logbook.record(progress, outcome)  # before the save: a checkpoint vouches for the lines up to it
         session.terminal.advance(progress.step)
         if not outcome.applied and progress.is_hopeless(run.train.skipped_limit):
             raise NumericalError(_hopeless(progress))
-        ends = progress.step == total or number != 0
-        if ends or progress.step % run.checkpoint.every_steps == 0:
-            session.saver.save(progress, required=ends)
+        if outcome.spike and rollback.is_due(run, progress):
+            batches.close()  # its loader processes end before the checkpoint is read
+            progress = rollback.back(session, progress, logbook)
+            batches = _batches(session, meter, progress)
+        ends = progress.done == total or number != 0
+        progress = session.saver.keep(progress, required=ends)
     return progress, number, logbook.last
 
 
-def _step(session: Session, batches: Iterator[Batch], clock: Clock) -> Outcome:
+def _skipped(run: Run, progress: Progress, outcome: Outcome) -> str:
+    """Why no rank applied the step, as a sentence, once its samples are written down."""
+    if outcome.spike is None:
+        return skips.note(run.out, progress.step, outcome.tried)
+    return skips.note_spike(run.out, progress.step, outcome.tried, outcome.spike)
+
+
+def _step(session: Session, batches: Iterator[Batch], progress: Progress) -> Outcome:
     """Forward and backward over the micro-batches, then one update on all ranks or on none."""
-    engine = session.engine
-    rate = schedule.learning_rate(session.run, clock.step)
-    decay = schedule.weight_decay(session.run, clock.step)
+    engine, run = session.engine, session.run
+    clock = Clock(progress.done, run.train.steps, run.seed)
+    rate = schedule.learning_rate(run, clock.step) * progress.setbacks.rate_factor
+    decay = schedule.weight_decay(run, clock.step)
     tried = []
-    for _ in range(session.run.train.accumulate):
+    for _ in range(run.train.accumulate):
         batch = next(batches)
         output = engine.forward(batch, clock)
         engine.backward(output.loss)
@@ -99,13 +114,14 @@ def _step(session: Session, batches: Iterator[Batch], clock: Clock) -> Outcome:
         applied = engine.step(rate, decay, fraction=clock.fraction)
     if applied:
         session.method.after_step(clock, engine.weights)
-    return Outcome(torch.stack([one.loss for one in tried]).mean(), output, rate, applied, tuple(tried))
+    loss = torch.stack([one.loss for one in tried]).mean()
+    return Outcome(loss, output, rate, applied, tuple(tried), None if applied else engine.spike())
 
 
-def _batches(session: Session, meter: Meter) -> Iterator[Batch]:
-    """This rank's micro-batches from the session's position on, on the device; waiting is measured."""
+def _batches(session: Session, meter: Meter, progress: Progress) -> Generator[Batch, None, None]:
+    """This rank's micro-batches from a position on, on the device; waiting is measured."""
     source = session.source.batches(
-        session.progress.step * session.run.data.batch_size,
+        progress.step * session.run.data.batch_size,
         rank=dist.rank(),
         world=dist.world_size(),
         micro_batch=session.micro_batch,

@@ -5,7 +5,7 @@ and survived, the second in a row stops the run.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +14,12 @@ from ssl_retina.config import Run
 from ssl_retina.errors import CheckpointError
 from ssl_retina.train import checkpoint
 from ssl_retina.train.engine import Engine, State
+from ssl_retina.train.progress import Progress
+from ssl_retina.train.spikes import Kept
 from ssl_retina.train.terminal import Terminal
-
-WINDOW = 1000
-"""Steps that are looked back on for skipped ones."""
 
 MISSES = 2
 """So many refused saves in a row stop the run."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands: steps done, those among them that were skipped, and how many of these in a row.
-
-    recent: the skipped ones among the last WINDOW steps.
-    """
-
-    step: int = 0
-    skipped: int = 0
-    in_a_row: int = 0
-    recent: tuple[int, ...] = ()
-
-    def after(self, *, applied: bool) -> "Progress":
-        """One step further."""
-        step = self.step + 1
-        recent = tuple(one for one in self.recent if one > step - WINDOW)
-        if applied:
-            return Progress(step, self.skipped, 0, recent)
-        return Progress(step, self.skipped + 1, self.in_a_row + 1, (*recent, step))
-
-    def is_hopeless(self, limit: int) -> bool:
-        """Whether `limit` steps in a row were skipped, or as many (a hundredth at least) of WINDOW."""
-        return self.in_a_row >= limit or len(self.recent) >= max(limit, WINDOW // 100)
-
-    @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> "Progress":
-        """From a checkpoint's facts; older ones do not say which were recent."""
-        recent = tuple(facts.get("skipped_recently", ()))
-        return cls(facts["step"], facts["skipped"], facts["skipped_in_a_row"], recent)
 
 
 class Saver:
@@ -68,24 +36,38 @@ class Saver:
         self._misses = 0
         self._saved = loaded
 
-    def save(self, progress: Progress, *, required: bool = False) -> None:
-        """Save a step on the first rank; all ranks must call.
+    def save(self, progress: Progress, *, required: bool = False) -> bool:
+        """Save a step on the first rank, and say whether it is there now; all ranks must call.
 
         A refusing disk is survived once and raises CheckpointError when it refuses again, or where the
         save is `required` because the run ends after it.
         """
         if self._saved == progress.step:
-            return
+            return True
         state = self._engine.state()
         problem = dist.first_decides(lambda: self._commit(progress, state))
         if problem is None:
             self._misses, self._saved = 0, progress.step
-            return
+            return True
         self._misses += 1
         text = f"step {progress.step} could not be saved ({problem}); the last checkpoint is {self._last()}"
         if required or self._misses >= MISSES:
             raise CheckpointError(f"{text}. Make room in {self._run.out}; the same command continues")
         self._terminal.say(f"{text}; training goes on")
+        return False
+
+    def keep(self, progress: Progress, *, required: bool) -> Progress:
+        """Save where it is due by the config, or `required`; gives the progress with what was kept for good.
+
+        Only steps that are due are anchors: a run that was stopped in between has the same ones.
+        """
+        due = progress.step % self._run.checkpoint.every_steps == 0
+        if not due:
+            if required:
+                self.save(progress, required=True)
+            return progress
+        anchored = progress.anchored(self._run.train.spikes.span)
+        return anchored if self.save(anchored, required=required) else progress
 
     def _last(self) -> str:
         return "none" if self._saved is None else f"step {self._saved}"
@@ -97,9 +79,8 @@ class Saver:
         facts = {
             **self._facts,
             "samples": progress.step * self._run.data.batch_size,
-            "skipped": progress.skipped,
-            "skipped_in_a_row": progress.in_a_row,
-            "skipped_recently": list(progress.recent),
+            **progress.facts(),
+            "window": asdict(state.window),
             "optimizer_steps": state.steps,
             "parent_step": self._saved,
         }
@@ -108,7 +89,7 @@ class Saver:
             checkpoint.commit(out, progress.step, content)
         except OSError as error:
             return error.strerror or str(error)
-        checkpoint.retain(out, keep=keep, loaded=self._loaded)
+        checkpoint.retain(out, keep=keep, spared={self._loaded, *progress.setbacks.anchors})
         return None
 
 
@@ -119,7 +100,8 @@ def load(folder: Path, engine: Engine) -> Progress:
     try:
         facts = checkpoint.load_facts(folder)
         weights, moments = checkpoint.load_weights(folder), checkpoint.load_moments(folder)
-        state = State(weights, moments, facts["optimizer_steps"])
+        window = {name: tuple(values) for name, values in facts.get("window", {}).items()}
+        state = State(weights, moments, facts["optimizer_steps"], Kept(**window))
     except (CheckpointError, OSError) as error:
         problem = CheckpointError(f"rank {dist.rank()} cannot read {folder.name}: {error}")
     dist.raise_first(problem)

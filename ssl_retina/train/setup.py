@@ -27,7 +27,8 @@ from ssl_retina.models.initial import Initial
 from ssl_retina.train import beginning, checkpoint, knn, optim, resume, saving, skips, starts, tracking
 from ssl_retina.train.engine import Engine
 from ssl_retina.train.evaluation import Evaluation
-from ssl_retina.train.saving import Progress, Saver
+from ssl_retina.train.progress import Progress
+from ssl_retina.train.saving import Saver
 from ssl_retina.train.terminal import Terminal
 from ssl_retina.train.tracking import Sink
 
@@ -155,6 +156,11 @@ def remarks(run: Run, source: Source, micro_batch: int) -> list[str]:
         divided = f"train.accumulate={micro_batch * run.train.accumulate // LARGE_ON_CPU} divides them"
         remedy = "lower data.batch_size" if run.method.couples_batch else divided
         said.append(f"{micro_batch} photographs in one forward pass on a CPU take much memory; {remedy}")
+    if run.data.shuffle_shards is not None and run.train.spikes.enabled:
+        said.append(
+            "with data.shuffle_shards batches follow the shards: where these hold sites of much different "
+            "loss, raise train.spikes.deviations, so that a change of site is no spike"
+        )
     pairs = source.epoch.repeats(run.data.batch_size)
     if run.method.couples_batch and pairs > MANY_PAIRS * run.data.batch_size:
         said.append(

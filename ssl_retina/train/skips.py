@@ -1,7 +1,8 @@
 """Which photographs stood in a step that was skipped: `skipped.jsonl` beside the metrics.
 
 In: this rank's losses and keys of a step that no rank applied. Out: a line that names the samples by their
-pseudonyms, where the loss was not finite, or all of the step where only its gradient was not.
+pseudonyms, where the loss was not finite, or all of the step where only its gradient was not, or it was a
+spike: then with the loss of each rank.
 """
 
 import json
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ssl_retina import dist, files
+from ssl_retina.train.spikes import Spike
 
 SKIPPED = "skipped.jsonl"
 SHOWN = 3
@@ -48,6 +50,17 @@ def note(run_dir: Path, step: int, tried: Sequence[Tried]) -> str:
         f"step {step} was skipped: its {cause} was not finite on rank {of}, samples {' '.join(keys[:SHOWN])}"
         f"{more}; {SKIPPED} names all"
     )
+
+
+def note_spike(run_dir: Path, step: int, tried: Sequence[Tried], spike: Spike) -> str:
+    """Write down a step that was a spike, as `note` does, and say it; every rank must call."""
+    ranks = dist.gather_objects([key for one in tried for key in one.keys])
+    named = [{"rank": rank, "loss": spike.losses[rank], "keys": keys} for rank, keys in enumerate(ranks)]
+    cause = [word for word, too_large in (("loss", spike.by_loss), ("gradient", spike.by_norm)) if too_large]
+    numbers = {name: getattr(spike, name) for name in ("loss", "norm", "mean", "deviation", "median")}
+    if dist.is_first():
+        _write(run_dir / SKIPPED, {"step": step, "spike": cause, **numbers, "ranks": named})
+    return f"step {step} was skipped: {spike}; {SKIPPED} names its samples and each rank's loss"
 
 
 def _write(path: Path, line: dict[str, Any]) -> None:

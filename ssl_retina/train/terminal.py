@@ -24,6 +24,12 @@ class Terminal:
         self._last_line = -SECONDS
         self._bar: Progress | None = None
 
+    def lengthen(self, total: int) -> None:
+        """The run will end at another step: it went back."""
+        self._total = total
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], total=total)
+
     def start(self, step: int) -> None:
         """Begin to show progress at `step`."""
         if self._speaks and self._console.is_terminal:

@@ -5,10 +5,11 @@ full tensors put back into the parts of any number of ranks, and teachers that f
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
+from deepspeed.runtime.utils import combine_grad_norm_groups
 from deepspeed.runtime.zero.partition_parameters import GatheredParameters, ZeroParamStatus
 from deepspeed.utils import (
     safe_get_full_fp32_param,
@@ -22,6 +23,9 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from ssl_retina import dist
+
+Judge = Callable[[Tensor], Tensor]
+"""The gradient norm over all ranks -> what is added to it: 0, or NaN, with which DeepSpeed skips the step."""
 
 
 class Partitions(Protocol):
@@ -61,6 +65,10 @@ class Partitions(Protocol):
 
     def begin(self) -> None:
         """Forget the gradients of the last step, before the first backward pass of the next."""
+        ...
+
+    def judge(self, judge: Judge) -> None:
+        """Let a step be judged by its gradient norm, where DeepSpeed asks whether it is finite."""
         ...
 
     def evaluated(self, method: nn.Module) -> contextlib.AbstractContextManager[None]:
@@ -125,6 +133,16 @@ class Whole:
         """DeepSpeed does so, but for gradients that wait off the GPU."""
         if self._zero.cpu_offload:
             _forget_gradients(self._zero.single_partition_of_fp32_groups)
+
+    def judge(self, judge: Judge) -> None:
+        """DeepSpeed looks at the combined norm."""
+        measured = self._zero.scaled_global_norm
+
+        def judged(*args: Any, **kwargs: Any) -> Tensor:
+            norm: Tensor = measured(*args, **kwargs)
+            return norm + judge(norm)
+
+        self._zero.scaled_global_norm = judged
 
     def evaluated(self, method: nn.Module) -> contextlib.AbstractContextManager[None]:
         """Nothing is missing at these stages."""
@@ -196,6 +214,16 @@ class Cut:
         self._zero.grad_partitions_flat_buffer.zero_()
         if self._zero.offload_optimizer:
             _forget_gradients(self._zero.fp32_partitioned_groups_flat)
+
+    def judge(self, judge: Judge) -> None:
+        """DeepSpeed combines the norms of groups by itself; one that is NaN is enough."""
+        measured = self._zero._get_norm_groups
+
+        def judged() -> list[Any]:
+            first, *others = measured()
+            return [first + judge(combine_grad_norm_groups([first, *others])), *others]
+
+        self._zero._get_norm_groups = judged
 
     @contextlib.contextmanager
     def evaluated(self, method: nn.Module) -> Iterator[None]:

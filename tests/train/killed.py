@@ -1,15 +1,18 @@
 """Runs that die of kill -9 at their n-th call to the disk, and are then resumed: many in one start.
 
-`python killed.py FOLDER N N ...`: FOLDER/whole is the uninterrupted run, FOLDER/at-N the other ones. Each
-run is a fork of this process, which has everything loaded and computes nothing itself.
+`python killed.py CASE FOLDER N N ...`: FOLDER/whole is the uninterrupted run, FOLDER/at-N the other ones.
+Each run is a fork of this process, which has everything loaded and computes nothing itself. CASE: `calm`, or
+`spiking` with a roll-back.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import spike_ranks
 import tiny
 import torch
 
@@ -28,7 +31,7 @@ def forked(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def train(out: Path, killed_at: int | None = None) -> None:
+def train(case: str, out: Path, killed_at: int | None = None) -> None:
     """One run in this process, which dies before its call number `killed_at`."""
     calls: list[str] = []
 
@@ -44,22 +47,25 @@ def train(out: Path, killed_at: int | None = None) -> None:
     for name in CALLS:
         setattr(os, name, counted(getattr(os, name)))
     checkpoint.save_file = counted(checkpoint.save_file)
-    loop.pretrain(tiny.run(out.parent / "shards", out), Stop())
+    changes = {"train__spikes": spike_ranks.SETTINGS} if case == "spiking" else {}
+    bad = spike_ranks.spiking(spike_ranks.TOGETHER) if case == "spiking" else contextlib.nullcontext()
+    with bad:
+        loop.pretrain(tiny.run(out.parent / "shards", out, **changes), Stop())
     if killed_at is None:
         print(f"{out.name}: {' '.join(calls)}", flush=True)
 
 
-def main(folder: Path, points: list[int]) -> None:
+def main(case: str, folder: Path, points: list[int]) -> None:
     """The whole run, then each point: killed, and resumed by the same call."""
     torch.set_num_threads(1)
-    assert forked(lambda: train(folder / "whole")) == 0
+    assert forked(lambda: train(case, folder / "whole")) == 0
     for point in points:
         out = folder / f"at-{point}"
-        code = forked(lambda out=out, point=point: train(out, point))
+        code = forked(lambda out=out, point=point: train(case, out, point))
         assert code in (-9, 0), code
         if code == -9:
-            assert forked(lambda out=out: train(out)) == 0, point
+            assert forked(lambda out=out: train(case, out)) == 0, point
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(point) for point in sys.argv[2:]])
+    main(sys.argv[1], Path(sys.argv[2]), [int(point) for point in sys.argv[3:]])

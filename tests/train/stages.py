@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ssl_retina import dist, launch, methods
 from ssl_retina.config import Run
 from ssl_retina.contract import Batch, Clock, ViewSpec, uniform
-from ssl_retina.train import engine, optim, setup
+from ssl_retina.train import optim, settings, setup
 from ssl_retina.train.engine import Engine, State, process_group
 
 BATCH = 12
@@ -79,7 +79,7 @@ def batch(config: Run, number: int, *, views: ViewSpec) -> Batch:
 @contextmanager
 def biting() -> Iterator[None]:
     """Stage 3 as `BITING` has it."""
-    with mock.patch.dict(engine.STAGE_3, BITING):
+    with mock.patch.dict(settings.STAGE_3, BITING):
         yield
 
 

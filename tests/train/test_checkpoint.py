@@ -134,7 +134,7 @@ def test_order_is_by_step_and_never_by_time(run_dir: Path) -> None:
 
 def test_retention_keeps_the_newest_and_the_one_resumed_from(run_dir: Path) -> None:
     checkpoint.commit(run_dir, 12, content(12))
-    checkpoint.retain(run_dir, keep=2, loaded=0)
+    checkpoint.retain(run_dir, keep=2, spared={0})
     assert [checkpoint.step_of(folder) for folder in checkpoint.folders(run_dir)] == [12, 8, 0]
 
 
@@ -202,7 +202,7 @@ def test_kill_9_at_every_call_of_a_commit(run_dir: Path, tmp_path_factory: pytes
 
     def commit(folder: Path, step: int = 12) -> None:
         checkpoint.commit(folder, step, content(step))
-        checkpoint.retain(folder, keep=2, loaded=None)
+        checkpoint.retain(folder, keep=2, spared={None})
 
     reached = []
     for folder in _points(commit, fresh):

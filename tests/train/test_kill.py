@@ -25,11 +25,12 @@ ENVIRONMENT = {
 }
 
 
-def killed(folder: Path, points: list[int]) -> list[str]:
+def killed(folder: Path, points: list[int], case: str = "calm") -> list[str]:
     """Run `killed.py`; the calls to the disk that the whole run makes, by name."""
     if not (folder / "shards").exists():
         tiny.make_shards(folder / "shards")
-    command = [sys.executable, "-W", "ignore", str(HERE / "killed.py"), str(folder), *map(str, points)]
+    script = [sys.executable, "-W", "ignore", str(HERE / "killed.py")]
+    command = [*script, case, str(folder), *map(str, points)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     match = re.search(r"^whole: (.*)$", done.stdout, re.MULTILINE)
@@ -61,6 +62,28 @@ def test_f74_kill_9_at_every_third_call_and_resume(tmp_path: Path) -> None:
     killed(tmp_path, points)
     for point in points:
         assert_bit_equal(tmp_path / "whole", tmp_path / f"at-{point}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_f63_kill_9_around_a_roll_back_and_resume(tmp_path: Path) -> None:
+    """From the first spike on: in each call to the disk until the roll-back is published, and behind it."""
+    calls = killed(tmp_path, [], "spiking")
+    renames = [number for number, name in enumerate(calls) if name == "rename"]
+    publishes = renames[3]  # steps 0, 4 and 8 before it; renames of old ones come later
+    first, last = renames[2] + 1, publishes + 8
+    points = list(range(first, last, 2)) + [publishes, publishes + 1]
+    shutil.rmtree(tmp_path / "whole")
+    killed(tmp_path, points, "spiking")
+    whole = tmp_path / "whole"
+    assert sum("rolled_back_to" in line for line in lines(whole)) == 1
+    for point in points:
+        assert_bit_equal(whole, tmp_path / f"at-{point}")
+        left, right = (
+            checkpoint.load_facts(checkpoint.newest(run)) for run in (whole, tmp_path / f"at-{point}")
+        )
+        assert left["setbacks"] == right["setbacks"]
+        assert left["window"] == right["window"]
 
 
 def command(folder: Path, name: str, *more: str) -> list[str]:

@@ -24,7 +24,7 @@ from ssl_retina.errors import (
 from ssl_retina.methods import mocov3
 from ssl_retina.train import checkpoint, loop, saving, setup
 from ssl_retina.train.engine import process_group
-from ssl_retina.train.saving import Progress
+from ssl_retina.train.progress import Progress
 from ssl_retina.train.signals import Stop
 
 
@@ -75,8 +75,8 @@ def test_the_run_folder(trained: Path, shards: Path) -> None:
     assert not (trained / ".lock").exists()
     line = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
     assert set(line) == {
-        "step", "samples", "loss", "learning_rate", "gradient_norm", "skipped", "held_out_loss",
-        "feature_rank", "clock",
+        "step", "samples", "loss", "learning_rate", "gradient_norm", "skipped", "spikes", "rollbacks", "lost",
+        "held_out_loss", "feature_rank", "clock",
     }  # fmt: skip
     assert set(line["clock"]) == {"time", "images_per_second", "data_wait", "memory_gib", "replaced"}
 
@@ -114,19 +114,22 @@ def test_no_step_draws_from_the_global_generator(shards: Path, tmp_path: Path) -
         assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("factor", [float("nan"), 1e4], ids=["nan", "spike"])
 def test_a_skipped_step_changes_nothing_and_the_teacher_follows_an_applied_one(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
-    """F61: a teacher that followed in a skipped step too would come nearer to a student that stood still."""
+    """F61, F63: a teacher that followed in a skipped step too would come nearer to a student that stood
+    still; batch norm's statistics and the step count of AdamW stay as well."""
     forward = mocov3.Method.forward
 
     def broken(self: mocov3.Method, batch: Batch, clock: Clock) -> Output:
         output = forward(self, batch, clock)
-        factor = float("nan") if self.training and clock.step == 2 else 1.0
-        return Output(output.loss * factor, output.logs, output.features)
+        wrong = factor if self.training and clock.step == 2 else 1.0
+        return Output(output.loss * wrong, output.logs, output.features)
 
     monkeypatch.setattr(mocov3.Method, "forward", broken)
     saved = {"checkpoint__every_steps": 1, "checkpoint__keep": 9, "method": tiny.METHODS["mocov3"]}
+    saved["train__spikes"] = {"window": 2, "deviations": 100.0, "times_median": 1e9}
     assert loop.pretrain(short(shards, tmp_path, **saved), Stop()).skipped == 1
     states = [
         checkpoint.load_weights(folder) | checkpoint.load_moments(folder)
@@ -140,6 +143,11 @@ def test_a_skipped_step_changes_nothing_and_the_teacher_follows_an_applied_one(
     for applied in (moved[1], moved[3]):
         assert "teacher.encoder.vit.blocks.0.attn.qkv.weight" in applied
         assert "teacher.head.layers.0.weight" in applied
+    steps = [checkpoint.load_facts(folder)["optimizer_steps"] for folder in checkpoint.folders(tmp_path)]
+    assert steps == [3, 2, 2, 1, 0]
+    (noted,) = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert noted["step"] == 3
+    assert ("spike" in noted) == (factor == 1e4)
 
 
 def test_f62_one_step_in_a_hundred_is_too_many_over_a_thousand() -> None:
@@ -148,10 +156,7 @@ def test_f62_one_step_in_a_hundred_is_too_many_over_a_thousand() -> None:
     for step in range(1, 3000):
         progress = progress.after(applied=step % 112 != 0)  # 9 times in a thousand at most
         assert not progress.is_hopeless(10)
-    again = Progress.of(
-        {"step": 2999, "skipped": 26, "skipped_in_a_row": 0, "skipped_recently": progress.recent}
-    )
-    assert again == progress
+    assert Progress.of({"step": 2999, **progress.facts()}) == progress
     hopeless = [progress := progress.after(applied=step % 99 != 0) for step in range(1000)]
     assert any(one.is_hopeless(10) and one.in_a_row == 1 for one in hopeless)
     assert not any(one.is_hopeless(50) for one in hopeless)
