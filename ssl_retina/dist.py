@@ -110,10 +110,8 @@ def mean(value: Tensor) -> Tensor:
 
 def mean_part(flat: Tensor) -> Tensor:
     """This rank's of as many equal parts of a flat tensor as there are ranks, their mean; in place."""
-    if world_size() == 1:
-        return flat
-    flat.div_(world_size())
-    c10d.all_reduce(flat)
+    if world_size() > 1:
+        c10d.all_reduce(flat.div_(world_size()))
     return flat.chunk(world_size())[rank()]
 
 
@@ -128,10 +126,9 @@ def broadcast(value: Any) -> Any:
 
 def gather_objects(value: Any) -> list[Any]:
     """Every rank's small object, in rank order, on every rank."""
-    if not c10d.is_initialized():
-        return [value]
-    gathered: list[Any] = [None] * world_size()
-    c10d.all_gather_object(gathered, value)
+    gathered: list[Any] = [value] * world_size()
+    if c10d.is_initialized():
+        c10d.all_gather_object(gathered, value)
     return gathered
 
 
