@@ -79,7 +79,7 @@ def isolated(folder: Path, stage: int) -> None:
 def together(folder: Path, stage: int) -> None:
     """A roll-back; the same stopped between two spikes, and in the step that rolls back."""
     with spiking(TOGETHER):
-        train(folder, f"together-{stage}", train__zero_stage=stage, data__workers=int(stage == 1))
+        train(folder, f"together-{stage}", train__zero_stage=stage)
         for steps in (10, 1, 99):
             train(folder, f"together-{stage}-resumed", StopAfter(steps, rank=0), train__zero_stage=stage)
 

@@ -170,3 +170,14 @@ def test_one_spike_in_a_hundred_steps_is_borne() -> None:
         progress = progress.after(applied=not spiked, spiked=spiked)
         assert len(progress.spikes_within(spikes.span)) < spikes.limit
     assert (progress.skipped, progress.setbacks.spikes, progress.recent) == (39, 39, ())
+
+
+def test_a_checkpoint_is_as_old_as_the_first_of_the_spikes_asks() -> None:
+    """960 is more than a span older than the last spike, but not than the first."""
+    progress = Progress()
+    for step in range(1, 1101):
+        spiked = step in (1020, 1060, 1100)
+        progress = progress.after(applied=not spiked, spiked=spiked)
+        if step in (500, 960):
+            progress = progress.anchored(100)
+    assert progress.candidates(100) == (500, 960)
