@@ -12,6 +12,11 @@ WINDOW = 1000
 """Steps that are looked back on for skipped ones."""
 
 
+def done(facts: Mapping[str, Any]) -> int:
+    """Steps of the schedule behind a checkpoint, from its facts; those of older ones know no roll-backs."""
+    return int(facts["step"]) - int(facts.get("setbacks", {}).get("lost", 0))
+
+
 @dataclass(frozen=True)
 class Setbacks:
     """What spikes did to a run so far.

@@ -12,8 +12,7 @@ from typing import Any
 
 from ssl_retina.config import Run
 from ssl_retina.errors import CheckpointError, ConfigError, StateError
-from ssl_retina.train import checkpoint, schedule, tracking
-from ssl_retina.train.progress import Progress
+from ssl_retina.train import checkpoint, progress, schedule, tracking
 
 HARMLESS = (
     "out",
@@ -74,8 +73,9 @@ def find(run: Run, data: Mapping[str, Any], *, extend: bool, change: bool) -> St
         return Start(None)
     facts = checkpoint.load_facts(found.newest)
     notes = [f"resuming from {found.newest.name}", *_set_aside(found), *_stale_hint(run.out, found.newest)]
-    done = Progress.of(facts).done
-    told, record = _compare_config(run, _plain(found.newest), done, extend=extend, change=change)
+    told, record = _compare_config(
+        run, _plain(found.newest), progress.done(facts), extend=extend, change=change
+    )
     _compare_data(run, facts.get("data", {}), data)
     changes = (*facts.get("changes", ()), *record)
     return Start(found.newest, (*notes, *told), changes, facts.get("init"))
@@ -89,7 +89,7 @@ def look(run: Run, *, extend: bool, change: bool) -> None:
     """
     for folder in checkpoint.folders(run.out):
         try:
-            step, saved = Progress.of(checkpoint.load_facts(folder)).done, _plain(folder)
+            step, saved = progress.done(checkpoint.load_facts(folder)), _plain(folder)
             saved["train"]["steps"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
