@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ssl_retina import losses
 from ssl_retina.config import CropScale
 from ssl_retina.contract import Batch, Clock, MakeEncoder, Output, ViewSpec, Weights
-from ssl_retina.models import rows
+from ssl_retina.models import masking, rows
 from ssl_retina.models.masking import FieldMask, field_mask, patch_field
 from ssl_retina.models.reconstruction import Reconstruction
 
@@ -77,13 +77,22 @@ class Method(nn.Module):
         inside = self._inside(patches, retina)
         mask = field_mask(noise, self.config.mask_ratio, inside=inside)
         tokens = self.encoder(images, clock, batch.position, mask.keep)  # (batch, prefix + visible, width)
-        predicted = self.decoder(tokens, mask.keep, mask.hidden)  # (batch, hidden, 3 * patch_size**2)
-        target = rows.take(patches, mask.hidden)
-        weight = self._weight(mask, target, retina.gather(1, mask.hidden))
+        asked = self._asked(mask, batch, clock)
+        predicted = self.decoder(tokens, asked.keep, asked.hidden)  # (batch, asked, 3 * patch_size**2)
+        target = rows.take(patches, asked.hidden)
+        weight = self._weight(asked, target, retina.gather(1, asked.hidden))
         normalise = self.config.normalise_pixels
         loss = losses.patch_regression(predicted, target, normalise=normalise, weight=weight)
         pooled = tokens[:, self.encoder.prefix_tokens :].detach().float().mean(dim=1)
         return Output(loss, self._logs(mask, inside), pooled)
+
+    def _asked(self, mask: FieldMask, batch: Batch, clock: Clock) -> FieldMask:
+        """The mask with those of its hidden patches alone that are predicted."""
+        if self.config.predicted == 1:
+            return mask
+        noise = clock.uniform("asked", batch.position, mask.hidden.shape[1])
+        places = masking.asked(noise, self.config.predicted, counted=mask.counted)
+        return mask._replace(hidden=mask.hidden.gather(1, places), counted=mask.counted.gather(1, places))
 
     def _inside(self, patches: Tensor, retina: Tensor) -> Tensor:
         """Which patches may be kept and predicted (batch, patches). `retina`: how much of each is.

@@ -16,7 +16,7 @@ from ssl_retina import losses
 from ssl_retina.config import CropScale, Positive
 from ssl_retina.contract import Batch, Clock, MakeEncoder, Output, ViewSpec, Weights
 from ssl_retina.models import heads, rows
-from ssl_retina.models.masking import random_mask
+from ssl_retina.models.masking import asked, random_mask
 from ssl_retina.models.parts import in_parts
 from ssl_retina.models.reconstruction import Reconstruction
 from ssl_retina.relations import Related
@@ -99,14 +99,22 @@ class Method(nn.Module):
             given, position = images[part], batch.position[part]
             noise = clock.uniform("mask", position, self.patches, view)
             keep, hidden = random_mask(noise, self.config.mask_ratio)
+            hidden = self._asked(hidden, position, clock, view)
             tokens = self.encoder(given, clock, position, keep, view=view)  # (part, prefix + visible, width)
-            predicted = self.decoder(tokens, keep, hidden)  # (part, hidden, 3 * patch_size**2)
+            predicted = self.decoder(tokens, keep, hidden)  # (part, asked, 3 * patch_size**2)
             target = rows.take(utils.patchify(given, self.encoder.patch_size), hidden)
             loss = losses.patch_regression(predicted, target, normalise=self.config.normalise_pixels)
             return loss * (len(given) / max(len(images), 1)), self.encoder.pool(tokens)
 
         parts = in_parts(some, images, self.encoder.at_once)
         return torch.stack([loss for loss, _ in parts]).sum(), torch.cat([pooled for _, pooled in parts])
+
+    def _asked(self, hidden: Tensor, position: Tensor, clock: Clock, view: int) -> Tensor:
+        """Those of the hidden patches (part, hidden) that are predicted."""
+        if self.config.predicted == 1:
+            return hidden
+        noise = clock.uniform("asked", position, hidden.shape[1], view)
+        return hidden.gather(1, asked(noise, self.config.predicted))
 
     def after_step(self, clock: Clock, weights: Weights) -> None:
         """No teacher: nothing follows the student."""

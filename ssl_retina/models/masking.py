@@ -66,6 +66,18 @@ def random_mask(noise: Tensor, ratio: float) -> Mask:
     return Mask(order[:, :visible].sort(dim=1).values, order[:, visible:].sort(dim=1).values)
 
 
+def asked(noise: Tensor, share: float, *, counted: Tensor | None = None) -> Tensor:
+    """Which of the hidden patches are predicted: their places among them, ascending, (batch, asked) int64.
+
+    noise, counted: (batch, hidden). Uniform without replacement, at least one, every sample the same number;
+    `counted` ones, if given, before others.
+    """
+    if counted is not None:
+        noise = noise + (~counted).to(noise.dtype)  # noise is below 1
+    order = noise.argsort(dim=1, stable=True)
+    return order[:, : max(round(noise.shape[1] * share), 1)].sort(dim=1).values
+
+
 def patch_field(field: Tensor, grid: int, size: int) -> Tensor:
     """How much of each patch lies in the field of view: (batch, grid * grid) in [0, 1], row by row.
 

@@ -120,6 +120,10 @@ def _slow_loss(method: mae.Method, batch: Batch, *, training: bool) -> Tensor:
         noise = CLOCK.uniform("mask", position[None], 16)[0].tolist()
         order = sorted(range(16), key=lambda number: noise[number])
         keep, hidden = sorted(order[:4]), sorted(order[4:])
+        if method.config.predicted < 1:
+            others = CLOCK.uniform("asked", position[None], 12)[0].tolist()
+            count = round(12 * method.config.predicted)
+            hidden = sorted(sorted(hidden, key=lambda number: others[hidden.index(number)])[:count])
         draws = CLOCK.uniform("drop_path", position[None], 6)[0].double()
         losses.append(_slow_sample(weights, image, keep, hidden, draws if training else None))
     return torch.stack(losses).mean()
@@ -145,17 +149,19 @@ def _slow_sample(
 
     head = "decoder.decoder"
     narrow = encoded @ weights["decoder.embed.weight"].T + weights["decoder.embed.bias"]
+    there = sorted((*keep, *hidden))  # what nobody asks for is no token of the decoder
     full = [narrow[0]]
-    for number in range(16):
+    for number in there:
         full.append(narrow[1 + keep.index(number)] if number in keep else weights[f"{head}.mask_token"][0, 0])
-    decoded = torch.stack(full) + weights[f"{head}.pos_embed"][0]
+    decoded = torch.stack(full) + weights[f"{head}.pos_embed"][0][[0, *(1 + number for number in there)]]
     for depth in range(2):
         decoded = _block(decoded, weights, f"{head}.blocks.{depth}", 4, torch.ones(2).double())
     decoded = _norm(decoded, weights[f"{head}.norm.weight"], weights[f"{head}.norm.bias"])
     errors = []
     for number in hidden:
         predicted = (
-            decoded[1 + number] @ weights["decoder.predict.weight"].T + weights["decoder.predict.bias"]
+            decoded[1 + there.index(number)] @ weights["decoder.predict.weight"].T
+            + weights["decoder.predict.bias"]
         )
         target = _patch(image, number).permute(1, 2, 0).flatten()
         target = (target - target.mean()) / (target.var(unbiased=True) + 1e-6).sqrt()
@@ -163,9 +169,9 @@ def _slow_sample(
     return torch.stack(errors).mean()
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_equals_the_slow_version(training: bool) -> None:
-    method = _method().train(training)
+@pytest.mark.parametrize(("training", "predicted"), [(True, 1), (False, 1), (True, 0.5), (True, 0.1)])
+def test_equals_the_slow_version(training: bool, predicted: float) -> None:
+    method = _method(predicted=predicted).train(training)
     with torch.no_grad():
         method.encoder.vit.pos_embed.add_(0.1)
         for parameter in method.parameters():
@@ -185,10 +191,11 @@ def _loss_and_gradients(method: mae.Method, batches: list[Batch]) -> tuple[float
     return sum(loss.item() for loss in losses) / len(losses), gradients
 
 
+@pytest.mark.parametrize("predicted", [1, 0.5])
 @pytest.mark.parametrize("sizes", [(4, 4), (2, 2, 2, 2), (1,) * 8])
-def test_law_3_parts_of_a_batch_equal_the_whole(sizes: tuple[int, ...]) -> None:
+def test_law_3_parts_of_a_batch_equal_the_whole(sizes: tuple[int, ...], predicted: float) -> None:
     """Loss and every gradient, drop path 0.3: what two ranks compute is what one computes."""
-    method = _method().train()
+    method = _method(predicted=predicted).train()
     whole, gradients = _loss_and_gradients(method, [_batch(40, 8)])
     starts = [40 + sum(sizes[:number]) for number in range(len(sizes))]
     parts, split = _loss_and_gradients(method, [_batch(s, n) for s, n in zip(starts, sizes, strict=True)])
@@ -232,6 +239,15 @@ def test_masked_tokens_never_enter_the_encoder() -> None:
     method.encoder.vit.blocks[0].register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
     method(_batch(0, 2), CLOCK)
     assert lengths == [1 + 4]
+
+
+def test_patches_that_nobody_asks_for_never_enter_the_decoder() -> None:
+    method = _method(predicted=0.5).train()
+    lengths = []
+    block = method.decoder.decoder.blocks[0]
+    block.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
+    method(_batch(0, 2), CLOCK)
+    assert lengths == [1 + 4 + 6]
 
 
 def test_the_same_clock_gives_the_same_loss_whatever_torchs_generator_says() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssl_retina.contract import uniform
-from ssl_retina.models.masking import field_mask, hidden_count, patch_field, random_mask
+from ssl_retina.models.masking import asked, field_mask, hidden_count, patch_field, random_mask
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,25 @@ def test_a_mask_belongs_to_its_position() -> None:
     half = random_mask(uniform(0, "mask", torch.arange(4, 8), 64), 0.75)
     assert torch.equal(whole.keep[4:], half.keep)
     assert not torch.equal(whole.keep[0], whole.keep[1])
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.5, 6), (0.01, 1), (1.0, 12)])
+def test_what_is_asked_for_is_uniform_and_ascending(share: float, count: int) -> None:
+    samples = 20_000
+    places = asked(uniform(4, "asked", torch.arange(samples), 12), share)
+    assert places.shape == (samples, count)
+    assert bool((places.diff(dim=1) > 0).all())
+    often = torch.zeros(samples, 12).scatter_(1, places, 1.0).mean(0)
+    expected = count / 12
+    assert bool(((often - expected).abs() <= 5 * (expected * (1 - expected) / samples) ** 0.5 + 1e-6).all())
+
+
+def test_what_counts_is_asked_for_first() -> None:
+    counted = torch.tensor(
+        [[True, False, False, True, False, True], [False, True, False, False, False, False]]
+    )
+    places = asked(torch.tensor([[0.9, 0.1, 0.2, 0.8, 0.3, 0.7], [0.5] * 6]), 0.5, counted=counted)
+    assert places.tolist() == [[0, 3, 5], [0, 1, 2]]
 
 
 @pytest.mark.parametrize(("grid", "size"), [(14, 224), (7, 56), (5, 33)])
