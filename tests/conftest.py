@@ -20,6 +20,7 @@ LONGEST = (
     "test_real_path.py",
     "test_adversary_runs.py",
     "test_coupled_laws.py",
+    "test_spike_runs.py",
     "test_probe_fits.py",
 )
 """Of `make slow`, begun first: processes share files, and a long one that comes last runs alone."""

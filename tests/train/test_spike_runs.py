@@ -18,6 +18,7 @@ from ssl_retina.data.loader import open_source
 from ssl_retina.train import checkpoint, schedule
 from ssl_retina.train.engine import process_group
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 STAGES = pytest.mark.parametrize("stage", [1, 3])
 WORLDS = pytest.mark.parametrize("world", ["one", "two"])
