@@ -13,6 +13,7 @@ from ssl_retina import config
 from ssl_retina.contract import Pool
 from ssl_retina.models import lineage, receipt
 from ssl_retina.models.pretrained import chosen_by
+from ssl_retina.train.progress import done
 
 POOLED: Mapping[Pool, str] = MappingProxyType(
     {"avg": "the mean of the patch tokens", "token": "the class token"}
@@ -132,14 +133,14 @@ def _data_set(number: int, one: DataSet) -> list[str]:
 
 def _training(facts: Facts) -> str:
     step, known = facts.checkpoint["step"], facts.checkpoint
-    done = step - known.get("setbacks", {}).get("lost", 0)
-    state = "finished" if done >= facts.steps else "not finished"
+    reached = done(known)
+    state = "finished" if reached >= facts.steps else "not finished"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(known["versions"].items()))
     recipe = json.dumps(facts.recipe, indent=1, sort_keys=True, ensure_ascii=False)
     return f"""## Training
 
 - Objective: {facts.objective}
-- {done} of {facts.steps} steps ({state})
+- {reached} of {facts.steps} steps ({state})
 - {facts.batch_size} photographs a step, {step * facts.batch_size} seen in all
 - Compute: about {facts.operations:.2g} floating-point operations in {known["world_size"]} process(es);
   how long they took is in the run's metrics and not here, so that equal weights have equal cards

@@ -51,7 +51,8 @@ def pretrain(run: Run, stop: Stop, *, extend: bool = False, change: bool = False
         if dist.is_first():
             starts.ended(run.out, "signal" if number else "done")
     if number:
-        raise signals.stopped(number, f"and saved at step {progress.done} of {run.train.steps}")
+        total = run.train.steps + progress.setbacks.lost
+        raise signals.stopped(number, f"and saved at step {progress.step} of {total}")
     return Summary(
         out=str(run.out),
         started_at=session.progress.step,

@@ -1,7 +1,6 @@
 """The head for the camera on the real engine: two ranks equal one, every ZeRO stage, a run and its export."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from ssl_retina import config, launch, methods, shard_index
+from ssl_retina import config, methods, shard_index
 from ssl_retina.contract import ViewSpec
 from ssl_retina.data.loader import open_source
 from ssl_retina.errors import InputError, RequeueError
@@ -22,7 +21,6 @@ from ssl_retina.train import checkpoint, loop, setup
 from ssl_retina.train.engine import process_group
 from ssl_retina.train.signals import Stop
 
-HERE = Path(__file__).parent
 FEW = ["mae", "mocov3"]
 WORLDS = 3e-3
 """Of a tensor's largest value, as in test_zero.py; a wrong share of the batch would be 1."""
@@ -31,11 +29,7 @@ NOISE = "encoder.vit.norm.bias"
 
 
 def ranks(folder: Path, names: list[str]) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"PYTHONPATH": tiny.python_path(), "DS_ACCELERATOR": "cpu"}.items():
-            patch.setenv(name, value)
-        program = [sys.executable, "-W", "ignore", str(HERE / "adversary_ranks.py"), str(folder), *names]
-        launch.run_ranks(program, 2)
+    tiny.on_ranks("adversary_ranks.py", folder, *names)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from ssl_retina import cli, config, launch, methods, shipped
+from ssl_retina import cli, config, methods, shipped
 from ssl_retina.config import Run
 from ssl_retina.errors import CheckpointError, InputError
 from ssl_retina.models import lineage, weights
@@ -239,11 +238,7 @@ def test_law_3_two_ranks_start_from_a_file_as_one_does(shards: Path, tmp_path: P
         _start(folder)
     with process_group():
         continued_ranks.train(folders[0])
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"PYTHONPATH": tiny.python_path(), "DS_ACCELERATOR": "cpu"}.items():
-            patch.setenv(name, value)
-        script = Path(continued_ranks.__file__)
-        launch.run_ranks([sys.executable, "-W", "ignore", str(script), str(folders[1])], 2)
+    tiny.on_ranks("continued_ranks.py", folders[1])
     one, two = (_encoder(checkpoint.newest(folder / "run")) for folder in folders)
     for key, tensor in one.items():
         torch.testing.assert_close(tensor, two[key], rtol=2e-4, atol=2e-5)

@@ -1,8 +1,6 @@
 """Laws 3 to 5 for the methods whose loss couples a batch, on the real engine: batch norm and a teacher."""
 
-import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +10,11 @@ import tiny
 import torch
 from test_laws import assert_bit_equal, assert_close, ending, lines, tensors
 
-from ssl_retina import launch
 from ssl_retina.errors import InputError
 from ssl_retina.train import loop
 from ssl_retina.train.engine import process_group
 from ssl_retina.train.signals import Stop
 
-HERE = Path(__file__).parent
 LOGGED = {"vicreg": {"invariance", "variance_hinge", "covariance", "embedding_std"}}
 
 pytestmark = [
@@ -43,11 +39,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, one: Path) -> Path:
     """Every case with two ranks."""
     folder = tmp_path_factory.mktemp("two")
     shutil.copytree(one / "shards", folder / "shards")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parents[1]))))
-        patch.setenv("DS_ACCELERATOR", "cpu")
-        command = [sys.executable, "-W", "ignore", str(HERE / "coupled_ranks.py"), str(folder)]
-        launch.run_ranks(command, 2)
+    tiny.on_ranks("coupled_ranks.py", folder)
     return folder
 
 

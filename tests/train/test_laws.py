@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,13 @@ import tiny
 import torch
 from torch import Tensor
 
-from ssl_retina import launch
 from ssl_retina.contract import ViewSpec
 from ssl_retina.data.loader import open_source
 from ssl_retina.train import checkpoint
 from ssl_retina.train.engine import process_group
 
-HERE = Path(__file__).parent
-
 COSINES = {"positive_similarity"}
 """They cross zero, where a relative difference says nothing."""
-
-
-def _ranks(folder: Path, count: int) -> None:
-    environment = {"PYTHONPATH": tiny.python_path(), "DS_ACCELERATOR": "cpu"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        launch.run_ranks([sys.executable, "-W", "ignore", str(HERE / "ranks.py"), str(folder)], count)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +36,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, one: Path) -> Path:
     folder = tmp_path_factory.mktemp("two")
     shutil.copytree(one / "shards", folder / "shards")
     shutil.copytree(one / "half", folder / "from-one")
-    _ranks(folder, 2)
+    tiny.on_ranks("ranks.py", folder, count=2)
     return folder
 
 

@@ -1,6 +1,5 @@
 """`train.offload` on the real engine with two ranks: the numbers of a run that offloads nothing."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,10 @@ import torch
 from offload_ranks import CLIPPED_WAYS, FEW, THOROUGH, WAYS
 from test_zero import assert_bits, assert_close, result, tensors
 
-from ssl_retina import launch, methods
+from ssl_retina import methods
 from ssl_retina.errors import ConfigError
 from ssl_retina.train.engine import process_group
 
-HERE = Path(__file__).parent
 SLOW = (pytest.mark.slow, pytest.mark.timeout(1800))
 
 
@@ -25,11 +23,7 @@ def marked(*values: object) -> list[object]:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("offloaded")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", tiny.python_path())
-        patch.setenv("DS_ACCELERATOR", "cpu")
-        program = [sys.executable, "-W", "ignore", str(HERE / "offload_ranks.py"), str(folder)]
-        launch.run_ranks(program, 2)
+    tiny.on_ranks("offload_ranks.py", folder)
     return folder
 
 

@@ -1,6 +1,5 @@
 """`train.pack_crops`: large and small crops in one pass through the blocks give what two passes give."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from test_zero import assert_bits, assert_close, result
 from torch import Tensor
 
-from ssl_retina import launch
 from ssl_retina.bench import step as bench
 from ssl_retina.config import Run
 from ssl_retina.contract import Clock
@@ -19,7 +17,6 @@ from ssl_retina.errors import ConfigError
 from ssl_retina.models import blocks, encoder
 from ssl_retina.train import setup
 
-HERE = Path(__file__).parent
 EVERY = pytest.mark.parametrize("name", ["dino", "ibot", "dinov2"])
 
 
@@ -99,11 +96,7 @@ def test_one_size_cannot_be_packed() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_ranks_pack_at_stage_3_as_at_stage_1(tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", tiny.python_path())
-        patch.setenv("DS_ACCELERATOR", "cpu")
-        program = [sys.executable, "-W", "ignore", str(HERE / "packing_ranks.py"), str(tmp_path)]
-        launch.run_ranks(program, 2)
+    tiny.on_ranks("packing_ranks.py", tmp_path)
     packed = result(tmp_path, "dinov2-1-packed")
     assert_bits(packed, result(tmp_path, "dinov2-3-packed"))
     assert_bits(packed, result(tmp_path, "dinov2-3-recomputed"))

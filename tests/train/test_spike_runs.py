@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,12 @@ import tiny
 import torch
 from test_laws import assert_bit_equal, ending, lines, tensors
 
-from ssl_retina import launch
 from ssl_retina.contract import ViewSpec
 from ssl_retina.data.loader import open_source
 from ssl_retina.train import checkpoint, schedule
 from ssl_retina.train.engine import process_group
 
 pytestmark = pytest.mark.slow
-HERE = Path(__file__).parent
 STAGES = pytest.mark.parametrize("stage", [1, 3])
 WORLDS = pytest.mark.parametrize("world", ["one", "two"])
 
@@ -39,11 +36,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, one: Path) -> Path:
     """Every case with two ranks, of which the last alone has the bad samples."""
     folder = tmp_path_factory.mktemp("two")
     shutil.copytree(one / "shards", folder / "shards")
-    environment = {"PYTHONPATH": tiny.python_path(), "DS_ACCELERATOR": "cpu"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        launch.run_ranks([sys.executable, "-W", "ignore", str(HERE / "spike_ranks.py"), str(folder)], 2)
+    tiny.on_ranks("spike_ranks.py", folder)
     return folder
 
 

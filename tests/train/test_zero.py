@@ -1,7 +1,6 @@
 """ZeRO stage 3 on the real engine: for every method the same numbers as stage 1, from parts of parameters."""
 
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,16 @@ import tiny
 import torch
 from torch import Tensor
 
-from ssl_retina import launch, methods
+from ssl_retina import methods
 from ssl_retina.train.engine import process_group
 
-HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
 EVERY_METHOD = pytest.mark.parametrize("name", methods.available())
 
 
 def ranks(folder: Path, count: int, *suites: str) -> Path:
     """The suites on so many gloo ranks."""
-    environment = {"PYTHONPATH": tiny.python_path(), "DS_ACCELERATOR": "cpu"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        program = [sys.executable, "-W", "ignore", str(HERE / "stages.py"), str(folder), *suites]
-        launch.run_ranks(program, count)
+    tiny.on_ranks("stages.py", folder, *suites, count=count)
     return folder
 
 

@@ -1,12 +1,14 @@
 """A run that takes a second: a ViT of two blocks, with drop path and an odd number of samples."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import factory
 
-from ssl_retina import config, methods
+from ssl_retina import config, launch, methods
 from ssl_retina.config import Run
 
 SAMPLES = 61
@@ -43,6 +45,13 @@ def python_path() -> str:
     """For ranks that import these test files, and the package from where this process has it."""
     here = Path(__file__).parent
     return os.pathsep.join([str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def on_ranks(script: str, *words: object, count: int = 2) -> None:
+    """Run one of the programs beside this file on so many gloo ranks."""
+    program = [sys.executable, "-W", "ignore", str(Path(__file__).parent / script), *map(str, words)]
+    with mock.patch.dict(os.environ, {"PYTHONPATH": python_path(), "DS_ACCELERATOR": "cpu"}):
+        launch.run_ranks(program, count)
 
 
 def make_shards(folder: Path) -> Path:
